@@ -147,6 +147,25 @@ class Credit:
 
 
 @dataclass(frozen=True)
+class AnswerTree:
+    """A prompt and the answers to train on it: prompt, image and forced prefix are the trunk, read once; each answer is a branch.
+
+    A forward pass over trees yields one log-probability a trained token, [T]: tree by tree, first the prefix tokens (where
+    `train_prefix`), then branch by branch.
+    """
+
+    prompt: Prompt
+    branches: tuple[tuple[int, ...], ...]  # sampled tokens of each answer that is trained
+    train_prefix: bool = False
+
+    @property
+    def sequence_lengths(self) -> list[int]:
+        """Length of every trained sequence: the prefix (where trained), then the branches."""
+        prefix = [len(self.prompt.prefix_ids)] if self.train_prefix else []
+        return prefix + [len(branch) for branch in self.branches]
+
+
+@dataclass(frozen=True)
 class Processor:
     """What turns texts and pictures into model inputs, as loaded from the model folder."""
 
