@@ -1,0 +1,394 @@
+"""Every setting of a run: its name, type, default, meaning and range, in one place.
+
+Settings come from four layers, later ones winning: the defaults below, the recipe's own defaults, a YAML file (`config=FILE`),
+and `section.name=value` on the command line. Names follow EasyR1 where EasyR1 has the setting. An unknown name, a wrong
+type or a value out of range is a `UserError` that names the setting and the mend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from diva_engine.records import UserError
+
+SHORTHANDS = {
+    "algorithm": "algorithm.adv_estimator",
+    "model": "worker.actor.model.model_path",
+    "seed": "data.seed",
+}
+
+T = TypeVar("T")
+
+
+def setting(default: Any, meaning: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its meaning and, for numbers, its closed range."""
+    metadata = {"meaning": meaning, "low": low, "high": high}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train_files: str = setting(
+        "", "training questions: a parquet, jsonl or json file, a folder, a hub name, or path@split"
+    )
+    val_files: str = setting("", "held-out questions, read the same way; empty for none")
+    prompt_key: str = setting("", "column of the question; empty: found by its usual names")
+    answer_key: str = setting("", "column of the answer; empty: found by its usual names")
+    image_key: str = setting("", "column of the images; empty: found by its usual names")
+    image_dir: str = setting("", "folder that relative image paths start from")
+    format_prompt: str = setting("", "Jinja file that receives the question as `content` and renders the user message")
+    system_prompt: str = setting("", "system message put before every question")
+    max_prompt_length: int = setting(2048, "longest prompt in tokens; longer rows count as bad", low=1)
+    max_response_length: int = setting(2048, "longest answer in tokens", low=1)
+    rollout_batch_size: int = setting(512, "questions posed a step", low=1)
+    shuffle: bool = setting(True, "draw the questions of an epoch in random order")
+    seed: int = setting(1, "seed of everything random: order of questions, variants, sampling", low=0)
+    min_pixels: int = setting(0, "images below this area are enlarged to it; 0 leaves it to the image processor", low=0)
+    max_pixels: int = setting(0, "images above this area are shrunk to it; 0 leaves it to the image processor", low=0)
+    on_bad_row: Literal["skip", "stop"] = setting("skip", "what to do with a row that cannot be used")
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    adv_estimator: str = setting("grpo", "name of the recipe; `python -m diva_engine.train --list` prints them")
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    std: Literal["sample", "population"] = setting("sample", "standard deviation over n - 1 or over n")
+    eps: float = setting(1e-6, "added to every standard deviation", low=0)
+    balance: Literal["sequences", "padded_tokens", "minmax", "none"] = setting(
+        "sequences", "batch normalisation of the local and the global advantage"
+    )
+    weight: Literal["global", "both", "none"] = setting("global", "which advantage is weighted by difficulty")
+    k: float = setting(0.1, "strength of the difficulty weight exp(k * (D_i - mean D) * sign A)", low=0)
+    rrb: Literal["range", "threshold", "none"] = setting("range", "reward-range rescaling of each advantage")
+    r_max: float = setting(1.0, "largest possible reward", low=1e-9)
+    w_local: float = setting(1.0, "weight of the local advantage in the sum", low=0)
+    w_global: float = setting(1.0, "weight of the global advantage in the sum", low=0)
+
+
+@dataclass(frozen=True)
+class DifficultyConfig:
+    rule: Literal["continuous", "steps"] = setting("continuous", "D + eta * (0.5 - accuracy), or the stepped table")
+    initial: float = setting(5.0, "level of a question whose record has none", low=1, high=9)
+    eta: float = setting(4.0, "step of the continuous rule", low=0)
+    low: float = setting(1.0, "lowest level", low=1)
+    high: float = setting(9.0, "highest level", high=9)
+    accuracy_over: Literal["all", "originals", "variants"] = setting("all", "whose accuracy drives the difficulty")
+
+
+@dataclass(frozen=True)
+class VariantsConfig:
+    num: int = setting(1, "variants posed beside the original question", low=0)
+    rotation_degrees_per_strength: float = setting(
+        100.0, "largest angle of a rotation, in degrees per unit of strength", low=0
+    )
+
+
+@dataclass(frozen=True)
+class HintConfig:
+    inject: Literal["question", "answer"] = setting("question", "hints are told in the question, or begin the answer")
+    question_template: str = setting(
+        "{question}\nHint: the first steps are: {steps}\nReason from the start.",
+        "wording of a hint told in the question",
+    )
+    answer_template: str = setting("<think>\n{steps}\n", "forced beginning of the answer")
+    separator: str = setting("\n", "what stands between two steps")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    model_path: str = setting("", "Hugging Face folder or hub name of the policy")
+    torch_dtype: Literal["float32", "bfloat16"] = setting("float32", "type of the policy's weights")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = setting(
+        "sdpa", "attention of the training forward"
+    )
+    trust_remote_code: bool = setting(False, "run Python code that the model folder brings along")
+    freeze_vision_tower: bool = setting(False, "train the language model only")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = setting(1e-6, "learning rate of AdamW", low=0)
+    betas: list[float] = setting([0.9, 0.95], "moment decays of AdamW")
+    weight_decay: float = setting(0.0, "decoupled weight decay", low=0)
+    lr_warmup_steps: int = setting(0, "steps over which the learning rate rises linearly", low=0)
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = setting("constant", "schedule after the warm-up")
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    global_batch_size: int = setting(0, "prompts in one optimizer step; 0 takes all prompts of the rollout step", low=0)
+    ppo_epochs: int = setting(1, "passes over the rollouts of a step", low=1)
+    micro_batch_tokens: int = setting(16384, "tokens, padding included, in one forward and backward pass", low=1)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", low=0)
+    clip_ratio_low: float = setting(0.2, "the ratio is clipped below 1 - this", low=0)
+    clip_ratio_high: float = setting(0.2, "the ratio is clipped above 1 + this", low=0)
+    clip_ratio_dual: float = setting(0.0, "dual clip for negative advantages; 0 is off", low=0)
+    loss_avg_mode: Literal["token", "seq", "constant"] = setting(
+        "token", "mean over all tokens, over answers of their means, or the sum over a constant length"
+    )
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    engine: Literal["native"] = setting("native", "who generates: `native` samples on the policy's own weights")
+    n: int = setting(8, "answers sampled a prompt", low=1)
+    temperature: float = setting(1.0, "sampling temperature", low=0)
+    top_p: float = setting(1.0, "nucleus sampling; 1 is off", low=0, high=1)
+    max_batch_rows: int = setting(512, "answers decoded side by side", low=1)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    reward_function: str = setting("", "your own reward as path.py:function; empty: math-verify accuracy and format")
+    reward_function_kwargs: dict[str, Any] = setting({}, "keyword arguments handed to your reward")
+    accuracy_weight: float = setting(0.9, "share of accuracy in the reward", low=0)
+    format_weight: float = setting(0.1, "share of format in the reward", low=0)
+    format_pattern: str = setting(
+        "", "regular expression the whole answer must match; empty: <think>...</think>...\\boxed{...}"
+    )
+    time_limit_s: float = setting(5.0, "wall-clock limit of one verification", low=0.01)
+    num_workers: int = setting(2, "processes that verify answers", low=1)
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    project_name: str = setting("diva_engine", "project in the loggers that have projects")
+    experiment_name: str = setting("", "name of the run; empty: <algorithm>_seed<seed>")
+    save_checkpoint_path: str = setting("", "folder of the run; empty: runs/<experiment_name>")
+    load_checkpoint_path: str = setting("", "checkpoint to go on from; `latest` takes the newest of the run's folder")
+    logger: list[str] = setting(
+        ["console", "file", "tensorboard"], "where metrics go: console, file, tensorboard, wandb"
+    )
+    total_epochs: int = setting(1, "passes over the training questions", low=1)
+    max_steps: int = setting(0, "stop after this many steps; 0: after total_epochs", low=0)
+    val_before_train: bool = setting(True, "measure held-out accuracy before the first step")
+    val_freq: int = setting(0, "measure held-out accuracy every so many steps; 0: at the end only", low=0)
+    val_by: str = setting("difficulty", "column by which held-out accuracy is broken down")
+    save_freq: int = setting(0, "write a checkpoint every so many steps; 0: at the end only", low=0)
+    save_limit: int = setting(2, "checkpoints kept; 0 keeps all", low=0)
+    rollouts_to_log: int = setting(4, "rollouts written to rollouts.jsonl a step", low=0)
+    device: str = setting("auto", "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")
+    num_threads: int = setting(0, "CPU threads of torch; 0 leaves torch's default", low=0)
+
+
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
+    variants: VariantsConfig = field(default_factory=VariantsConfig)
+    hint: HintConfig = field(default_factory=HintConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def load_config(
+    arguments: Sequence[str], recipe_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {}
+) -> Config:
+    """The run's settings from `config=FILE` and `section.name=value` arguments.
+
+    Args:
+        arguments: command-line words; a later one wins.
+        recipe_defaults: from the recipe's name to its own defaults, as {"section.name": value}.
+    """
+    given: dict[str, Any] = {}
+    for word in arguments:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise UserError(f"{word!r} is not a setting: write section.name=value, or config=FILE")
+        given.update(_read_file(value) if name == "config" else {SHORTHANDS.get(name, name): _parse(value)})
+    recipe = given.get("algorithm.adv_estimator", AlgorithmConfig().adv_estimator)
+    return build_config({**recipe_defaults(recipe), **given})
+
+
+def build_config(values: Mapping[str, Any]) -> Config:
+    """A `Config` from dotted names; names not given keep their defaults."""
+    known = _leaves(Config)
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{name} is not a setting; did you mean {nearest}?")
+    checked = {name: _check(name, known[name], value) for name, value in values.items()}
+    return _assemble(Config, "", checked)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The settings as {"section.name": value}."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        flat.update(
+            flatten(value, f"{prefix}{item.name}.") if dataclasses.is_dataclass(value) else {prefix + item.name: value}
+        )
+    return flat
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes the resolved settings as YAML that `config=` reads back."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def describe_settings() -> Iterator[tuple[str, Any, str]]:
+    """(name, default, meaning) of every setting, for help texts."""
+    defaults = flatten(Config())
+    for name, leaf in _leaves(Config).items():
+        yield name, defaults[name], leaf.meaning
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One setting as the checks need it."""
+
+    kind: Any  # its annotated type
+    meaning: str
+    low: float | None
+    high: float | None
+
+    @property
+    def span(self) -> str:
+        bounds = (("at least", self.low), ("at most", self.high))
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None) or "finite"
+
+    def contains(self, value: float) -> bool:
+        above = self.low is None or value >= self.low
+        below = self.high is None or value <= self.high
+        return math.isfinite(value) and above and below
+
+
+def _leaves(section: type, prefix: str = "") -> dict[str, _Leaf]:
+    """Every setting below `section` by its dotted name."""
+    kinds = typing.get_type_hints(section)
+    leaves: dict[str, _Leaf] = {}
+    for item in dataclasses.fields(section):
+        name, kind = prefix + item.name, kinds[item.name]
+        if dataclasses.is_dataclass(kind):
+            leaves.update(_leaves(typing.cast(type, kind), f"{name}."))
+        else:
+            leaves[name] = _Leaf(kind, item.metadata["meaning"], item.metadata["low"], item.metadata["high"])
+    return leaves
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"config={path} cannot be read ({error.strerror}); give the path of a YAML file") from None
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f", line {place.line + 1}" if place else ""
+        raise UserError(f"{path}{line} is not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold settings by section (`data:`, `worker:`, ...), not a {type(tree).__name__}")
+    return dict(_flatten_tree(tree, ""))
+
+
+def _flatten_tree(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and not _takes_mapping(name):
+            yield from _flatten_tree(value, f"{name}.")
+        else:
+            yield SHORTHANDS.get(name, name), value
+
+
+def _takes_mapping(name: str) -> bool:
+    leaf = _leaves(Config).get(name)
+    return leaf is not None and typing.get_origin(leaf.kind) is dict
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _check(name: str, leaf: _Leaf, value: Any) -> Any:
+    """`value` in the setting's type, or a `UserError` that says what fits."""
+    if typing.get_origin(leaf.kind) is Literal:
+        choices = typing.get_args(leaf.kind)
+        # YAML reads a bare `null` or `~` as None; it means the choice "none" where there is one.
+        value = "none" if value is None and "none" in choices else value
+        if value not in choices:
+            raise UserError(f"{name}={value} is not a choice; take one of {', '.join(map(str, choices))}")
+        return value
+    value = _convert(name, leaf.kind, value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and not leaf.contains(value):
+        raise UserError(f"{name}={value} is out of range: it must be {leaf.span}")
+    return value
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
+    base = typing.get_origin(kind) or kind
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if base is str and not isinstance(value, (Mapping, list)):
+        return "" if value is None else str(value)
+    if base is bool and isinstance(value, bool):
+        return value
+    if base is int and is_number and math.isfinite(value) and value == int(value):
+        return int(value)
+    if base is float and (is_number or _reads_as_number(value)):
+        return float(value)
+    if base is list and isinstance(value, (list, tuple)):
+        (element,) = typing.get_args(kind)
+        return [_convert(f"{name}[{i}]", element, v) for i, v in enumerate(value)]
+    if base is dict and isinstance(value, Mapping):
+        return dict(value)
+    raise UserError(f"{name}={value!r} does not fit; it takes {_WANTED[base]}")
+
+
+_WANTED = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list like [a, b]",
+    dict: "a mapping like {key: value}",
+}
+
+
+def _reads_as_number(value: Any) -> bool:
+    """YAML 1.1 reads 1e-6, without a point, as text."""
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False
+
+
+def _assemble(kind: type[T], prefix: str, values: Mapping[str, Any]) -> T:
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, kind)):
+        name = prefix + item.name
+        if dataclasses.is_dataclass(hints[item.name]):
+            arguments[item.name] = _assemble(hints[item.name], f"{name}.", values)
+        elif name in values:
+            arguments[item.name] = values[name]
+    return kind(**arguments)
