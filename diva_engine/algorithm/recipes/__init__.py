@@ -1,0 +1,28 @@
+"""The algorithms, each a recipe of three choices: plan, credit, loss. A new one is a file here and a line in RECIPES."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from diva_engine.algorithm.recipes import diva, grpo
+from diva_engine.algorithm.recipes.recipe import Recipe
+from diva_engine.records import UserError
+
+RECIPES: Mapping[str, Recipe] = {
+    "grpo": grpo.RECIPE,
+    "diva": diva.RECIPE,
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        nearest = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
+        raise UserError(f"algorithm={name} is not a recipe; did you mean {nearest}? ({', '.join(RECIPES)})")
+    return RECIPES[name]
+
+
+def recipe_defaults(name: str) -> Mapping[str, Any]:
+    """The settings that a recipe presets, as {"section.name": value}."""
+    return find_recipe(name).defaults

@@ -1,0 +1,48 @@
+"""Policy losses: log-probabilities and credit in, one scalar out, with a named divisor.
+
+A loss is summed over micro-batches, so its divisor is given from outside: the number of tokens, answers or answer lengths of
+the whole optimizer step, rollouts without advantage included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diva_engine import ops
+from diva_engine.config import ActorConfig
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """The trained tokens of one micro-batch, sequence after sequence."""
+
+    logprob: Tensor  # [T] under the policy, with gradient
+    old_logprob: Tensor  # [T] under the policy before this step's updates
+    advantage: Tensor  # [T] of each token
+    offsets: Tensor  # [S + 1] int64: where each sequence begins
+
+
+Loss = Callable[[TokenBatch, ActorConfig, float], tuple[Tensor, Mapping[str, Tensor]]]
+
+AGGREGATION = {"token": "token_mean", "seq": "sequence_mean", "constant": "constant"}
+
+
+def clipped_policy_loss(
+    batch: TokenBatch, settings: ActorConfig, divisor: float
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """-sum min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) / divisor, with the dual clip where it is set."""
+    result = ops.policy_loss(
+        batch.logprob,
+        batch.old_logprob,
+        batch.advantage,
+        batch.offsets,
+        clip_low=settings.clip_ratio_low,
+        clip_high=settings.clip_ratio_high,
+        clip_dual=settings.clip_ratio_dual or None,
+        aggregation=AGGREGATION[settings.loss_avg_mode],
+        divisor=divisor,
+    )
+    return result.loss, result.metrics

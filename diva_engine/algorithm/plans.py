@@ -1,0 +1,50 @@
+"""What a step asks of the model, in one or more stages.
+
+A plan is a generator. It is given the step's questions, yields a list of requests, is sent the scored groups of those
+requests, may yield again, and returns the groups that the step trains on. The loop runs any plan without knowing which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from diva_engine.algorithm.difficulty import DifficultyLedger
+from diva_engine.algorithm.variants import VariantSettings, draw_variants, original
+from diva_engine.config import Config
+from diva_engine.records import Problem, Request, ScoredGroup
+from diva_engine.seeds import derive_random
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """What a plan may look at."""
+
+    config: Config
+    ledger: DifficultyLedger
+    step: int
+
+
+PlanRun = Generator[list[Request], list[ScoredGroup], list[ScoredGroup]]
+Plan = Callable[[Sequence[Problem], PlanContext], PlanRun]
+
+
+def ask_originals(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
+    """Every question once, as it stands: GRPO's plan."""
+    num_rollouts = context.config.worker.rollout.n
+    groups = yield [Request(original(p, context.ledger.level(p)), num_rollouts) for p in problems]
+    return groups
+
+
+def ask_originals_and_variants(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
+    """Every question as it stands and in variants of matching difficulty: DIVA's plan. Groups of a question stand together."""
+    config = context.config
+    settings = VariantSettings(config.variants, config.hint)
+    requests = []
+    for problem in problems:
+        level = context.ledger.level(problem)
+        draw = derive_random(config.data.seed, "variants", context.step, problem.id)
+        posed = [original(problem, level), *draw_variants(problem, level, settings, draw)]
+        requests += [Request(variant, config.worker.rollout.n) for variant in posed]
+    groups = yield requests
+    return groups

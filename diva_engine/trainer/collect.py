@@ -1,0 +1,87 @@
+"""Rollouts for a step: runs a recipe's plan stage by stage, from requests to scored groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from diva_engine.algorithm.plans import PlanRun
+from diva_engine.records import (
+    GenerationJob,
+    Prompt,
+    Request,
+    RewardFunction,
+    Rollout,
+    RolloutEngine,
+    Sampling,
+    ScoredGroup,
+    Variant,
+)
+from diva_engine.seeds import derive_seed
+from diva_engine.trainer.stopwatch import Stopwatch
+
+
+class Encoder(Protocol):
+    """Turns a variant into what the model reads; `key` seeds the perturbation of its images."""
+
+    def encode(self, variant: Variant, key: int) -> Prompt: ...
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a plan brought home."""
+
+    trained: list[ScoredGroup]  # the groups that the step trains on
+    asked: list[ScoredGroup]  # every group generated, in order: what the step has cost
+
+
+@dataclass(frozen=True)
+class Collector:
+    """The way from a request to a scored group: prompt, rollouts, rewards."""
+
+    encoder: Encoder
+    engine: RolloutEngine
+    reward: RewardFunction
+    sampling: Sampling
+    seed: int
+
+    def collect(self, plan_run: PlanRun, step: int, stopwatch: Stopwatch) -> Collected:
+        """Answers the plan's stages until it returns."""
+        asked: list[ScoredGroup] = []
+        requests = next(plan_run)
+        while True:
+            groups = self.ask(requests, step, stopwatch)
+            asked += groups
+            try:
+                requests = plan_run.send(groups)
+            except StopIteration as done:
+                return Collected(trained=done.value, asked=asked)
+
+    def ask(self, requests: Sequence[Request], step: int, stopwatch: Stopwatch) -> list[ScoredGroup]:
+        """One stage: a scored group a request, in order."""
+        with stopwatch.phase("prompts"):
+            prompts = [self.encoder.encode(r.variant, self._image_key(r.variant, step)) for r in requests]
+        with stopwatch.phase("rollout"):
+            jobs = [GenerationJob(p, self._seeds(r, step)) for p, r in zip(prompts, requests, strict=True)]
+            rollouts = self.engine.generate(jobs, self.sampling)
+        with stopwatch.phase("reward"):
+            return self._score(requests, prompts, rollouts)
+
+    def _score(
+        self, requests: Sequence[Request], prompts: Sequence[Prompt], rollouts: Sequence[Sequence[Rollout]]
+    ) -> list[ScoredGroup]:
+        texts = [rollout.text for group in rollouts for rollout in group]
+        problems = [r.variant.problem for r, group in zip(requests, rollouts, strict=True) for _ in group]
+        scores = iter(self.reward(texts, problems))
+        return [
+            ScoredGroup(request, prompt, tuple(group), tuple(next(scores) for _ in group))
+            for request, prompt, group in zip(requests, prompts, rollouts, strict=True)
+        ]
+
+    def _image_key(self, variant: Variant, step: int) -> int:
+        return derive_seed(self.seed, "image", step, *variant.key)
+
+    def _seeds(self, request: Request, step: int) -> tuple[int, ...]:
+        samples = range(request.first_sample, request.first_sample + request.num_rollouts)
+        return tuple(derive_seed(self.seed, "sample", step, *request.variant.key, i) for i in samples)

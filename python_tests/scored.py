@@ -1,0 +1,20 @@
+"""Scored groups made by hand, for tests of what happens after the rewards."""
+
+import torch
+
+from diva_engine.records import Problem, Prompt, Request, Rollout, Score, ScoredGroup, Variant
+
+PROMPT = Prompt(token_ids=(1, 2, 3), position_ids=torch.arange(3).repeat(3, 1))
+
+
+def make_group(
+    rewards, problem_id="q", index=0, kind="original", difficulty=5.0, lengths=None, accuracies=None, prompt=PROMPT
+):
+    """One local group: accuracy 1 where the reward is at least 0.5, unless given; answers of 2 tokens, unless given."""
+    problem = Problem(id=problem_id, text="?", answer="1")
+    variant = Variant(problem, index=index, kind=kind, text="?", difficulty=difficulty)
+    lengths = lengths or [2] * len(rewards)
+    accuracies = accuracies if accuracies is not None else [float(reward >= 0.5) for reward in rewards]
+    rollouts = [Rollout(tuple(range(5, 5 + n)), (-1.0,) * n, "stop", "text", 0) for n in lengths]
+    scores = [Score(reward, accuracy, 1.0) for reward, accuracy in zip(rewards, accuracies, strict=True)]
+    return ScoredGroup(Request(variant, len(rewards)), prompt, tuple(rollouts), tuple(scores))

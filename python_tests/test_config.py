@@ -1,0 +1,63 @@
+"""Settings are typed, explained, and refused at the door."""
+
+import pytest
+
+from diva_engine.config import Config, build_config, describe_settings, flatten, load_config, save_config
+from diva_engine.records import UserError
+
+REFUSED = {
+    "misspelt name": ("worker.actor.clip_ratio_hihg=1", "did you mean worker.actor.clip_ratio_high?"),
+    "name below a setting": ("algorithm.adv_estimator.foo=1", "did you mean algorithm.adv_estimator?"),
+    "below the range": ("data.seed=-1", "data.seed=-1 is out of range: it must be at least 0"),
+    "above the range": ("worker.rollout.top_p=2", "it must be at least 0 and at most 1"),
+    "infinite": ("worker.actor.optim.lr=.inf", "worker.actor.optim.lr=inf is out of range"),
+    "fraction for a whole number": ("worker.rollout.n=2.5", "it takes a whole number"),
+    "number for a truth value": ("data.shuffle=3", "it takes true or false"),
+    "text for a list": ("trainer.logger=console", "it takes a list like [a, b]"),
+    "list for text": ("data.train_files=[a]", "it takes text"),
+    "number for a mapping": ("worker.reward.reward_function_kwargs=1", "it takes a mapping"),
+    "unknown choice": ("advantage.rrb=foo", "take one of range, threshold, none"),
+    "no equals sign": ("train", "write section.name=value"),
+    "missing file": ("config=nowhere.yaml", "config=nowhere.yaml cannot be read"),
+}
+
+
+@pytest.mark.parametrize("word, message", REFUSED.values(), ids=REFUSED)
+def test_a_bad_setting_is_refused_by_name(word, message):
+    with pytest.raises(UserError) as error:
+        load_config([word])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_later_layers_win(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("variants: {num: 3}\nworker: {rollout: {n: 6}, actor: {optim: {lr: 1e-5}}}\nalgorithm: diva\n")
+    config = load_config([f"config={path}", "worker.rollout.n=7"], lambda name: {"variants.num": 1, "advantage.k": 0.5})
+    assert config.algorithm.adv_estimator == "diva"
+    assert config.variants.num == 3, "the file beats the recipe"
+    assert config.advantage.k == 0.5, "the recipe beats the default"
+    assert config.worker.rollout.n == 7, "the command line beats the file"
+    assert config.worker.actor.optim.lr == 1e-5
+
+
+def test_the_saved_file_reads_back_as_the_same_config(tmp_path):
+    config = load_config(["seed=7", "worker.reward.reward_function_kwargs={a: {b: 1}}", "trainer.logger=[file]"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config([f"config={tmp_path / 'config.yaml'}"]) == config
+
+
+@pytest.mark.parametrize("text, message", [("a: [1", "not valid YAML"), ("- 1", "must hold settings by section")])
+def test_a_broken_file_is_named(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_config([f"config={path}"])
+    assert str(path) in str(error.value)
+
+
+def test_every_setting_has_a_meaning_and_its_default_is_valid():
+    for name, default, meaning in describe_settings():
+        assert meaning, name
+        assert flatten(build_config({name: default}))[name] == default
+    assert build_config({}) == Config()
