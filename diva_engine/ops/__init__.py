@@ -1,0 +1,9 @@
+"""The engine's operations on tensors, each on CPU and CUDA, compiled from csrc/.
+
+Every file here holds one op, in the same order: the public call, its definition in plain torch (`<op>_reference`), what
+it looks like to torch.compile, its gradient.
+"""
+
+from diva_engine.ops.group_stats import GroupStats, group_stats
+
+__all__ = ["GroupStats", "group_stats"]
