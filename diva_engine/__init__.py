@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from diva_engine import torchvision_on_cpu
+
 __version__ = "0.1.0"
+
+torchvision_on_cpu.install()
 
 
 def build_info() -> dict[str, str | None]:

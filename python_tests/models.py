@@ -8,14 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diva_engine  # isort: skip  # noqa: F401 - before transformers: it lets torchvision be imported beside a CPU torch
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-from diva_engine.torchvision_guard import make_torchvision_importable
-
-make_torchvision_importable()
-
-from transformers import (  # noqa: E402
+from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
