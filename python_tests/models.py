@@ -81,7 +81,7 @@ def build_tiny_model(
     vision_size: int = 32,
     vocab_size: int | None = None,
 ) -> Path:
-    """Write a random checkpoint of `family` (one of FAMILIES) with tokenizer and image processor to `folder`; returns it.
+    """Write a random checkpoint of `family` (one of FAMILIES) with tokenizer and image processor; returns its folder.
 
     Weights are drawn wider than transformers' own initialisation, so that the logits are far from flat.
     """
@@ -103,9 +103,7 @@ def build_tiny_model(
 def _draw_weights(model: PreTrainedModel) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(0, 0.1)
-            elif name.endswith("bias"):
+            if parameter.ndim >= 2 or name.endswith("bias"):
                 parameter.normal_(0, 0.1)
             else:
                 parameter.normal_(1, 0.1)
@@ -113,19 +111,19 @@ def _draw_weights(model: PreTrainedModel) -> None:
 
 def _text_settings(tokenizer: Any, hidden_size: int, num_layers: int, vocab_size: int) -> dict[str, Any]:
     end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    return dict(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=2 * hidden_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        bos_token_id=pad,
-        eos_token_id=end,
-        pad_token_id=pad,
-    )
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "bos_token_id": pad,
+        "eos_token_id": end,
+        "pad_token_id": pad,
+    }
 
 
 def _mrope_section(head_dim: int) -> list[int]:
@@ -142,24 +140,24 @@ def _vision_ids(tokenizer: Any) -> dict[str, int]:
 
 def _qwen2_vl(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTrainedModel:
     section = _mrope_section(text["hidden_size"] // text["num_attention_heads"])
-    text = dict(text, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=section))
-    vision = dict(depth=2, embed_dim=vision_size, hidden_size=text["hidden_size"], num_heads=4, mlp_ratio=2)
+    text = dict(text, rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": section})
+    vision = {"depth": 2, "embed_dim": vision_size, "hidden_size": text["hidden_size"], "num_heads": 4, "mlp_ratio": 2}
     config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **_vision_ids(tokenizer))
     return Qwen2VLForConditionalGeneration(config)
 
 
 def _qwen2_5_vl(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTrainedModel:
     section = _mrope_section(text["hidden_size"] // text["num_attention_heads"])
-    text = dict(text, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=section))
-    vision = dict(
-        depth=2,
-        hidden_size=vision_size,
-        num_heads=4,
-        intermediate_size=2 * vision_size,
-        out_hidden_size=text["hidden_size"],
-        window_size=56,
-        fullatt_block_indexes=[1],
-    )
+    text = dict(text, rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": section})
+    vision = {
+        "depth": 2,
+        "hidden_size": vision_size,
+        "num_heads": 4,
+        "intermediate_size": 2 * vision_size,
+        "out_hidden_size": text["hidden_size"],
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+    }
     config = Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, tie_word_embeddings=False, **_vision_ids(tokenizer)
     )
@@ -168,17 +166,22 @@ def _qwen2_5_vl(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTr
 
 def _qwen3_vl(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTrainedModel:
     head_dim = 24  # not hidden_size / heads: the two differ in the published models too
-    rope = dict(rope_type="default", rope_theta=5e6, mrope_section=_mrope_section(head_dim), mrope_interleaved=True)
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": _mrope_section(head_dim),
+        "mrope_interleaved": True,
+    }
     text = dict(text, head_dim=head_dim, rope_parameters=rope)
-    vision = dict(
-        depth=2,
-        hidden_size=vision_size,
-        num_heads=4,
-        intermediate_size=2 * vision_size,
-        out_hidden_size=text["hidden_size"],
-        num_position_embeddings=64,
-        deepstack_visual_indexes=[0],
-    )
+    vision = {
+        "depth": 2,
+        "hidden_size": vision_size,
+        "num_heads": 4,
+        "intermediate_size": 2 * vision_size,
+        "out_hidden_size": text["hidden_size"],
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0],
+    }
     config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **_vision_ids(tokenizer))
     return Qwen3VLForConditionalGeneration(config)
 
@@ -200,7 +203,7 @@ _BUILDERS = {
 def _image_processor(family: str) -> Qwen2VLImageProcessor:
     patch = 16 if family == "qwen3_vl" else 14
     tile = (2 * patch) ** 2  # pixels of one image token
-    normal = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3) if family == "qwen3_vl" else {}
+    normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if family == "qwen3_vl" else {}
     return Qwen2VLImageProcessor(
         patch_size=patch, size={"shortest_edge": 4 * tile, "longest_edge": 64 * tile}, **normal
     )

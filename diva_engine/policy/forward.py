@@ -1,0 +1,78 @@
+"""The training forward: log-probabilities of sampled answers under the policy, differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from diva_engine.policy.model import VISION_MODEL_TYPES, Policy
+from diva_engine.policy.packing import PackedRows, pack_trees
+from diva_engine.records import AnswerTree
+
+# Logits that exist at one time: 64 MiB in float32. Larger batches go through the language-model head in chunks, whose
+# logits the backward pass computes again.
+_LOGITS_PER_CHUNK = 1 << 24
+
+
+def answer_logprobs(policy: Policy, trees: Sequence[AnswerTree], *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """One forward pass over `trees`: (logprob [T], entropy [T]), float32, in the token order of AnswerTree.
+
+    Each tree is one row: its prompt, image and forced prefix are read once, its branches see them and themselves.
+    Banned ids are masked as in the sampler, so both give the same number for the same token. The entropy carries no
+    gradient.
+    """
+    tokenizer = policy.processor.tokenizer
+    pad_id = policy.processor.stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    packed = pack_trees(trees, pad_id)
+    hidden = _hidden_states(policy, packed).flatten(0, 1)
+    predictors = packed.predictors.to(hidden.device)
+    return _token_logprobs(policy, hidden[predictors], packed.targets.to(hidden.device), temperature)
+
+
+def _hidden_states(policy: Policy, packed: PackedRows) -> Tensor:
+    """[R, W, hidden size] of the last layer, pictures run through the vision tower once each."""
+    model, device = policy.model, policy.device
+    inputs: dict[str, Any] = {
+        "input_ids": packed.token_ids.to(device),
+        "attention_mask": packed.attention_bias(model.dtype, device),
+        "position_ids": packed.position_ids.to(device),
+        "use_cache": False,
+    }
+    if model.config.model_type not in VISION_MODEL_TYPES:
+        inputs["position_ids"] = inputs["position_ids"][0]
+    elif packed.pixel_values is not None and packed.image_grid_thw is not None:
+        inputs["pixel_values"] = packed.pixel_values.to(device)
+        inputs["image_grid_thw"] = packed.image_grid_thw.to(device)
+    return model.model(**inputs).last_hidden_state
+
+
+def _token_logprobs(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """hidden [T, hidden size], targets [T] -> logprob [T], entropy [T]; the logits of the whole batch never exist."""
+    banned = torch.tensor(policy.processor.banned_ids, dtype=torch.int64, device=hidden.device)
+
+    def of_chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = policy.model.lm_head(hidden).index_fill_(1, banned, float("-inf"))
+        return token_logprob(logits, targets, temperature)
+
+    chunk_size = max(1, _LOGITS_PER_CHUNK // policy.model.lm_head.weight.shape[0])
+    if len(targets) <= chunk_size:
+        return of_chunk(hidden, targets)
+    chunks = [
+        checkpoint(of_chunk, *chunk, use_reentrant=False)
+        for chunk in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
+    ]
+    logprobs, entropies = zip(*chunks, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def token_logprob(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """logits [T, V] (-inf allowed), targets [T] -> logprob, entropy [T] of softmax(logits / temperature) in float32."""
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    chosen = logprobs.gather(1, targets[:, None])[:, 0]
+    with torch.no_grad():
+        entropy = -torch.where(logprobs > float("-inf"), logprobs * logprobs.exp(), 0).sum(dim=-1)
+    return chosen, entropy
