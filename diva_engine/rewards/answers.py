@@ -1,0 +1,68 @@
+"""Comparing an answer with the truth: at once where reading both decides it, else by math-verify in a worker."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal
+
+from diva_engine.rewards.guards import is_costly
+from diva_engine.rewards.normalization import Answer, read_answer
+from diva_engine.rewards.units import units_agree
+
+Verdict = Literal["right", "wrong", "refused", "ask"]
+
+MAX_ANSWER_CHARS = 400
+TOLERANCE = Fraction(1, 10**6)  # between decimals, relative below 1 and absolute above, as math-verify's six places
+
+
+def compare(prediction: str, truth: str) -> Verdict:
+    """Judge one answer without a computer-algebra system.
+
+    `right` and `wrong` are final. `ask`: only algebra can tell (2\\sqrt{3} and \\sqrt{12}). `refused`: the answer would
+    cost the algebra too much (towers of powers, giant factorials, very long or deep texts): it counts as wrong.
+    """
+    prediction, truth = prediction.strip(), truth.strip()
+    if not prediction:
+        return "wrong"
+    if prediction == truth:
+        return "right"
+    if max(len(prediction), len(truth)) > MAX_ANSWER_CHARS:
+        return "refused"
+    verdict = _compare_read(read_answer(prediction), read_answer(truth))
+    return "refused" if verdict == "ask" and is_costly(prediction) else verdict
+
+
+def _compare_read(left: Answer, right: Answer) -> Verdict:
+    if left.name and right.name and left.name != right.name:
+        return "wrong"
+    if left.letter and right.letter:
+        return "right" if left.letter == right.letter else "wrong"
+    if left.value is not None and right.value is not None:
+        return "right" if _same_number(left, right) else "wrong"
+    if left.text == right.text:
+        return "right"
+    plain = [answer.value is not None or answer.is_words or answer.is_bare_letter for answer in (left, right)]
+    if all(plain) or left.is_words or right.is_words:
+        return "wrong"
+    return "ask"
+
+
+def _same_number(left: Answer, right: Answer) -> bool:
+    assert left.value is not None and right.value is not None
+    if not units_agree(left.unit, right.unit):
+        return False
+    if _close(left.value, right.value):
+        return True
+    if left.is_percent and not right.is_percent:
+        return _close(left.value / 100, right.value)
+    if right.is_percent and not left.is_percent:
+        return _close(left.value, right.value / 100)
+    return False
+
+
+def _close(left: Fraction, right: Fraction) -> bool:
+    if left == right:
+        return True
+    if left.denominator == 1 and right.denominator == 1:
+        return False
+    return abs(left - right) <= TOLERANCE * min(Fraction(1), abs(right))

@@ -1,0 +1,151 @@
+"""The reward of an answer: 0.9 for being right and 0.1 for its form, or a function of the user's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from diva_engine.records import Problem, Score, UserError
+from diva_engine.rewards.answers import compare
+from diva_engine.rewards.custom import CustomReward, RewardType
+from diva_engine.rewards.extraction import AnswerTag, extract_answer
+from diva_engine.rewards.format import DEFAULT_FORMAT_PATTERN, FormatPattern, tighten_tags
+from diva_engine.rewards.normalization import read_answer
+from diva_engine.rewards.pool import WorkerPool
+
+MAX_REMEMBERED = 200_000  # verdicts of algebra kept, so that no pair is asked twice
+
+
+class AnswerReward:
+    """Accuracy of the final answer and form of the response, each 0 or 1, weighted.
+
+    Ordinary answers are judged here; only what needs algebra (and a format pattern of one's own) goes to the worker
+    processes, which start when first needed. An answer that exceeds its time counts as wrong.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        *,
+        accuracy_weight: float,
+        format_weight: float,
+        format_pattern: FormatPattern,
+        answer_tag: AnswerTag,
+    ) -> None:
+        self._pool = pool
+        self._accuracy_weight = accuracy_weight
+        self._format_weight = format_weight
+        self._format = format_pattern
+        self._tag: AnswerTag = answer_tag
+        self._remembered: dict[tuple[str, str], bool] = {}
+        self._counts: Counter[str] = Counter()
+
+    def __call__(
+        self, responses: Sequence[str], problems: Sequence[Problem], response_lengths: Sequence[int] | None = None
+    ) -> list[Score]:
+        """Score `responses[i]` against `problems[i].answer`. Lengths are not needed here."""
+        accuracies = self._accuracies(responses, problems)
+        formats = self._formats([tighten_tags(response) for response in responses])
+        return [
+            Score(
+                reward=self._accuracy_weight * accuracy + self._format_weight * form,
+                accuracy=float(accuracy),
+                format=float(form),
+            )
+            for accuracy, form in zip(accuracies, formats, strict=True)
+        ]
+
+    def take_counters(self) -> dict[str, int]:
+        """Since the last call: answers given to algebra, refused as too costly, out of time, and worker failures."""
+        counts, self._counts = self._counts, Counter()
+        return {"algebra": counts["algebra"], "refused": counts["refused"], "timeouts": counts["timeout"],
+                "errors": counts["raised"] + counts["died"]}  # fmt: skip
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _accuracies(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[bool]:
+        answers = [extract_answer(response, self._tag) for response in responses]
+        pairs = [(answer or "", problem.answer) for answer, problem in zip(answers, problems, strict=True)]
+        verdicts = [compare(answer, truth) for answer, truth in pairs]
+        self._counts["refused"] += verdicts.count("refused")
+        open_pairs = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict == "ask"]
+        self._ask_algebra([pair for pair in dict.fromkeys(open_pairs) if pair not in self._remembered])
+        return [
+            self._remembered[pair] if verdict == "ask" else verdict == "right"
+            for pair, verdict in zip(pairs, verdicts, strict=True)
+        ]
+
+    def _ask_algebra(self, pairs: Sequence[tuple[str, str]]) -> None:
+        if len(self._remembered) + len(pairs) > MAX_REMEMBERED:
+            self._remembered = {pair: self._remembered[pair] for pair in list(self._remembered)[MAX_REMEMBERED // 2 :]}
+        tasks = [["equal", read_answer(answer).latex, read_answer(truth).latex] for answer, truth in pairs]
+        self._counts["algebra"] += len(tasks)
+        for pair, outcome in zip(pairs, self._pool.run(tasks), strict=True):
+            self._counts[outcome.failure] += 1
+            self._remembered[pair] = bool(outcome.value)
+
+    def _formats(self, responses: Sequence[str]) -> list[bool]:
+        if not self._format.needs_worker:
+            return [self._format.matches(response) for response in responses]
+        outcomes = self._pool.run([["match", self._format.pattern, response] for response in responses])
+        self._counts.update(outcome.failure for outcome in outcomes)
+        return [bool(outcome.value) for outcome in outcomes]
+
+
+def build_reward(
+    *,
+    accuracy_weight: float = 0.9,
+    format_weight: float = 0.1,
+    format_pattern: str = DEFAULT_FORMAT_PATTERN,
+    answer_tag: AnswerTag = "boxed",
+    time_limit_s: float = 5.0,
+    batch_time_limit_s: float = 30.0,
+    num_workers: int = 2,
+    memory_limit_mb: int | None = 4096,
+    reward_function: str | None = None,
+    reward_function_kwargs: Mapping[str, Any] | None = None,
+    reward_type: RewardType = "auto",
+    failed_score: float | None = None,
+) -> AnswerReward | CustomReward:
+    """A `records.RewardFunction` with `close()` and `take_counters()`.
+
+    `time_limit_s` bounds one answer, `batch_time_limit_s` one call; `memory_limit_mb` (None: no limit) one worker's address
+    space. With `reward_function` ("path.py:function") the user's function scores; `failed_score` is what an answer gets on
+    which it fails (None: the failure raises). Raises UserError for a setting or a file that cannot be used.
+    """
+    _check("answer_tag", answer_tag in get_args(AnswerTag), answer_tag, "boxed, answer or any")
+    _check("reward_type", reward_type in get_args(RewardType), reward_type, "auto, batch, sequential or completions")
+    _check("time_limit_s", time_limit_s > 0, time_limit_s, "a number of seconds above 0")
+    _check("batch_time_limit_s", batch_time_limit_s > 0, batch_time_limit_s, "a number of seconds above 0")
+    _check("num_workers", num_workers >= 1, num_workers, "at least 1")
+    _check(
+        "memory_limit_mb", memory_limit_mb is None or memory_limit_mb >= 256, memory_limit_mb, "null or at least 256"
+    )
+    pattern = FormatPattern(format_pattern)
+    if reward_function:
+        return CustomReward(
+            reward_function,
+            reward_function_kwargs or {},
+            reward_type=reward_type,
+            failed_score=failed_score,
+            format_pattern=pattern,
+            time_limit_s=time_limit_s,
+            batch_time_limit_s=batch_time_limit_s,
+            num_workers=num_workers,
+            memory_limit_mb=memory_limit_mb,
+        )
+    pool = WorkerPool(("verifier",), time_limit_s, batch_time_limit_s, num_workers, memory_limit_mb)
+    return AnswerReward(
+        pool,
+        accuracy_weight=accuracy_weight,
+        format_weight=format_weight,
+        format_pattern=pattern,
+        answer_tag=answer_tag,
+    )
+
+
+def _check(setting: str, is_valid: bool, value: object, wanted: str) -> None:
+    if not is_valid:
+        raise UserError(f"worker.reward.{setting} is {value!r}; it must be {wanted}")
