@@ -1,6 +1,7 @@
 # The one list of sources. Every build path reads it: the wheel, the CPU emulation and the sanitizer builds of the tests.
 set(DIVA_OPS
   group_stats
+  policy_loss
 )
 # <op>/<op>.cpp: torch glue      <op>/<op>_cpu.cpp: the CPU loop, no torch      <op>/<op>_cuda.cu: kernels, no torch
 set(DIVA_GLUE_SOURCES schemas.cpp common/glue.cpp)

@@ -4,4 +4,9 @@
 
 STABLE_TORCH_LIBRARY(diva_engine, m) {
   m.def("group_stats(Tensor values, Tensor offsets) -> (Tensor mean, Tensor std, Tensor min, Tensor max)");
+  m.def(
+      "policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "
+      "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, "
+      "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean, "
+      "float divisor) -> (Tensor loss, Tensor gradient, Tensor totals)");
 }

@@ -45,4 +45,4 @@ def clipped_policy_loss(
         aggregation=AGGREGATION[settings.loss_avg_mode],
         divisor=divisor,
     )
-    return result.loss, result.metrics
+    return result.loss, result.metrics.means()

@@ -5,5 +5,6 @@ it looks like to torch.compile, its gradient.
 """
 
 from diva_engine.ops.group_stats import GroupStats, group_stats
+from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics, policy_loss
 
-__all__ = ["GroupStats", "group_stats"]
+__all__ = ["GroupStats", "PolicyLoss", "PolicyLossMetrics", "group_stats", "policy_loss"]
