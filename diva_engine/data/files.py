@@ -1,0 +1,168 @@
+"""What the user names -> tables: a parquet, jsonl or json file, a folder of them, a hub dataset; or `path@split`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow
+import pyarrow.parquet
+
+from diva_engine.data.tables import ArrowTable, JsonArrayTable, JsonLinesTable, Table
+from diva_engine.records import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+SPLIT_NAMES = {  # how files of a folder name their split
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def open_tables(source: str) -> list[Table]:
+    """The tables behind one `data.train_files` entry, one a file.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or it holds no rows.
+    """
+    location, split = _split_off(source)
+    path = Path(location).expanduser()
+    if path.is_dir():
+        tables = _open_folder(path, split)
+    elif path.is_file():
+        tables = [_open_file(path, str(path))]
+    else:
+        tables = [_open_hub(location, split, source)]
+    for table in tables:
+        if not len(table):
+            raise UserError(f"{table.name} has no rows")
+    return tables
+
+
+def _split_off(source: str) -> tuple[str, str]:
+    """Location and split; an "@" that belongs to the path of something that exists is left alone."""
+    if Path(source).expanduser().exists() or "@" not in source:
+        return source, ""
+    location, split = source.rsplit("@", 1)
+    return location, split
+
+
+def _open_file(path: Path, name: str) -> Table:
+    opener = _OPENERS.get(path.suffix.lower())
+    if opener is None:
+        raise UserError(f"{name}: cannot read {path.suffix or 'a file without suffix'}; give {', '.join(_OPENERS)}")
+    try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{name} is empty (0 bytes)")
+        return opener(path, name)
+    except PermissionError as error:
+        raise UserError(f"{name}: no permission to read it") from error
+
+
+def _open_parquet(path: Path, name: str) -> Table:
+    import datasets
+
+    try:
+        pyarrow.parquet.read_metadata(path)
+        dataset = datasets.load_dataset("parquet", data_files=_as_pattern(path), split="train")
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+        cause = error.__cause__ or error
+        raise UserError(
+            f"{name} is not readable as parquet ({str(cause).splitlines()[0]}); write or download it again"
+        ) from error
+    return ArrowTable(dataset, name, path.parent)
+
+
+def _as_pattern(path: Path) -> str:
+    """The file's absolute path with glob characters escaped: `datasets` reads data_files as patterns."""
+    return re.sub(r"([\[\]*?])", r"[\1]", str(path.absolute()))
+
+
+def _open_json(path: Path, name: str) -> Table:
+    with path.open("rb") as file:
+        beginning = file.read(4096).lstrip()
+    if beginning.startswith(b"["):
+        return JsonArrayTable(path, name)
+    return JsonLinesTable(path, name)  # many tools write json lines into .json
+
+
+_OPENERS: dict[str, Callable[[Path, str], Table]] = {
+    ".parquet": _open_parquet,
+    ".jsonl": JsonLinesTable,
+    ".json": _open_json,
+}
+
+
+def _open_folder(folder: Path, split: str) -> list[Table]:
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return [_open_saved(folder, split)]
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _OPENERS and path.is_file())
+    files = [path for path in files if path.name != "dataset_infos.json" and not _is_hidden(path, folder)]
+    if not files:
+        raise UserError(f"{folder} holds no {', '.join(_OPENERS)} file")
+    by_split: dict[str, list[Path]] = {}
+    for path in files:
+        by_split.setdefault(split_of(path.relative_to(folder)), []).append(path)
+    wanted = split or ("train" if "train" in by_split else next(iter(by_split)))
+    if wanted not in by_split:
+        raise UserError(f"{folder} has no split {wanted!r}; it has {', '.join(by_split)}")
+    return [_open_file(path, str(path)) for path in by_split[wanted]]
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def split_of(path: Path) -> str:
+    """The split a file belongs to by the words of its name or its folders; "train" where none names one."""
+    words = [word for part in reversed(path.parts) for word in re.split(r"[^a-z0-9]+", part.lower())]
+    for word in words:
+        for split, names in SPLIT_NAMES.items():
+            if word in names:
+                return split
+    return "train"
+
+
+def _open_saved(folder: Path, split: str) -> Table:
+    """A folder written by `save_to_disk`."""
+    import datasets
+
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
+        raise UserError(f"{folder} is not a readable saved dataset ({str(error).splitlines()[0]})") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        dataset = _pick_split(dataset, split or "train", str(folder))
+    return ArrowTable(dataset, str(folder), folder)
+
+
+def _pick_split(splits: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:
+    if split not in splits:
+        raise UserError(f"{name} has no split {split!r}; it has {', '.join(splits)}")
+    return splits[split]
+
+
+def _open_hub(location: str, split: str, source: str) -> Table:
+    looks_local = Path(location).suffix in _OPENERS or location.startswith(("/", ".", "~"))
+    if looks_local or not _HUB_NAME.fullmatch(location):
+        raise UserError(f"{source}: no such file or folder; give an existing path or a hub name like owner/dataset")
+    import datasets
+
+    split = split or "train"
+    try:
+        dataset = datasets.load_dataset(location, split=split)
+    except Exception as error:  # the hub client raises a dozen kinds; each is the user's to mend
+        raise UserError(
+            f"{source}: no such file or folder, and not loadable from the hub ({_reason(error)})"
+        ) from error
+    return ArrowTable(dataset, f"{location}@{split}", Path.cwd())
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
