@@ -48,9 +48,7 @@ class ChatRenderer:
         except jinja2.TemplateError as error:
             raise UserError(f"data.format_prompt={self._format_name} cannot be rendered ({error})") from error
         if text.count(IMAGE_MARKER) != question.count(IMAGE_MARKER):
-            raise UserError(
-                f"data.format_prompt={self._format_name} must keep the question: write {{{{ content }}}} once"
-            )
+            raise UserError(f"data.format_prompt={self._format_name} loses the question: write {{{{ content }}}} once")
         return text
 
 

@@ -46,7 +46,7 @@ class QuestionSampler:
     def steps_per_epoch(self) -> int:
         return self.num_questions // self.batch_size
 
-    def next_step(self) -> list[int]:
+    def next_batch(self) -> list[int]:
         """The indices of the next step's questions, [batch_size]."""
         if self.position + self.batch_size > self.num_questions:
             self.epoch += 1

@@ -1,5 +1,3 @@
-"""Must run before any test module imports an image processor."""
+"""Imported before the test modules: transformers finds torchvision importable only after diva_engine was imported."""
 
-from diva_engine.torchvision_guard import make_torchvision_importable
-
-make_torchvision_importable()
+import diva_engine  # noqa: F401

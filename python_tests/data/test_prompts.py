@@ -44,7 +44,7 @@ def test_prompts_equal_those_of_the_transformers_processor(case):
         assert torch.equal(prompt.pixel_values, features["pixel_values"])
         assert torch.equal(prompt.image_grid_thw, features["image_grid_thw"])
     else:
-        assert prompt.pixel_values is None and prompt.image_grid_thw is None
+        assert (prompt.pixel_values, prompt.image_grid_thw) == (None, None)
 
 
 def test_the_chat_has_a_part_for_every_marker():
@@ -114,7 +114,8 @@ def test_text_is_drawn_into_the_first_image_and_left_out_of_the_prompt():
     problem = problem_of("<image>what is the sum of the tiles?", random_png(112, 112))
     variant = Variant(problem=problem, index=1, kind="text_in_image", text="See <image>.", difficulty=9.0)
     prompt = encoder_of().encode(variant, key=0)
-    assert prompt.images[0].height > 112 and prompt.images[0].width == 112
+    assert prompt.images[0].width == 112
+    assert prompt.images[0].height > 112
     assert "sum of the tiles" not in prompt.text
 
 
@@ -185,9 +186,9 @@ def test_a_bad_format_file_is_named(tmp_path, case):
     template, message = TEMPLATES[case]
     path = tmp_path / "format.jinja"
     path.write_text(template)
+    variant = original(problem_of("<image>?", random_png()))
     with pytest.raises(UserError, match=message):
-        encoder = encoder_of(format_prompt=path)
-        encoder.encode(original(problem_of("<image>?", random_png())), key=0)
+        encoder_of(format_prompt=path).encode(variant, key=0)
 
 
 def test_originals_are_decoded_once_and_the_cache_is_bounded(monkeypatch):
