@@ -7,7 +7,9 @@ endif()
 
 # An empty library with the right name is enough to record the dependency; at run time torch's own is already loaded. The
 # dependency must be kept though nothing needs it at link time: the weak stream symbol is found through it.
-file(WRITE ${CMAKE_BINARY_DIR}/torch_stub.c "")
+if(NOT EXISTS ${CMAKE_BINARY_DIR}/torch_stub.c)
+  file(WRITE ${CMAKE_BINARY_DIR}/torch_stub.c "")
+endif()
 add_library(torch_stub SHARED ${CMAKE_BINARY_DIR}/torch_stub.c)
 set_target_properties(torch_stub PROPERTIES OUTPUT_NAME torch LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/stub)
 

@@ -1,12 +1,14 @@
 # The one list of sources. Every build path reads it: the wheel, the CPU emulation and the sanitizer builds of the tests.
 set(DIVA_OPS
   group_stats
+  diva_advantage
   policy_loss
 )
 # <op>/<op>.cpp: torch glue      <op>/<op>_cpu.cpp: the CPU loop, no torch      <op>/<op>_cuda.cu: kernels, no torch
 set(DIVA_GLUE_SOURCES schemas.cpp common/glue.cpp)
 set(DIVA_CPU_SOURCES)
 set(DIVA_CUDA_SOURCES common/device_cuda.cu)
+set(DIVA_SHORT_LOOP_SOURCES group_stats/group_stats_cpu.cpp diva_advantage/diva_advantage_cpu.cpp)
 foreach(op IN LISTS DIVA_OPS)
   list(APPEND DIVA_GLUE_SOURCES ${op}/${op}.cpp)
   list(APPEND DIVA_CPU_SOURCES ${op}/${op}_cpu.cpp)

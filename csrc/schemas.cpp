@@ -9,4 +9,8 @@ STABLE_TORCH_LIBRARY(diva_engine, m) {
       "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, "
       "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean, "
       "float divisor) -> (Tensor loss, Tensor gradient, Tensor totals)");
+  m.def(
+      "diva_advantage(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, float k, "
+      "int weight, int rrb, float r_max, bool sample_std, float eps, int balance, Tensor? lengths, int max_length, "
+      "float w_local, float w_global) -> (Tensor advantage, Tensor local, Tensor global_)");
 }

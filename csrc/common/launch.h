@@ -13,6 +13,22 @@
 #define DIVA_GRID_SYNC() cooperative_groups::this_grid().sync()
 #endif
 
+#if !defined(__CUDACC_RTC__)
+namespace diva {
+// A cooperative grid must fit on the device at once.
+template <typename Kernel>
+int limit_cooperative_blocks(Kernel* kernel, int threads, int64_t* blocks) {
+  int device = 0, processors = 0, blocks_each = 0;
+  if (const int error = cudaGetDevice(&device)) return error;
+  if (const int error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device)) return error;
+  if (const int error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_each, kernel, threads, 0)) return error;
+  const int64_t most = static_cast<int64_t>(processors) * blocks_each;
+  if (*blocks > most) *blocks = most;
+  return cudaSuccess;
+}
+}  // namespace diva
+#endif
+
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 #define DIVA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)

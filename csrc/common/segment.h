@@ -37,11 +37,13 @@ HOST_DEVICE Segment segment_at(const int64_t* offsets, int64_t g, int64_t num_va
 // lane that began as 0 + x is never -0.
 template <typename T>
 HOST_DEVICE T sum_lanes(T* lanes, int used) {
-  for (int half = kLanes / 2; half > 0; half /= 2) {
+  int half = kLanes / 2;
+  while (half >= used && half > 0) half /= 2;
+  for (; half > 0; half /= 2) {
     for (int lane = 0; lane + half < used; ++lane) {
       lanes[lane] = add_rn(lanes[lane], lanes[lane + half]);
     }
-    used = used < half ? used : half;
+    used = half;
   }
   return lanes[0];
 }

@@ -5,6 +5,11 @@
 namespace diva {
 
 template <typename T>
+HOST_DEVICE T square_rn(T x) {
+  return mul_rn(x, x);
+}
+
+template <typename T>
 struct GroupMoments {
   T mean;
   T squares;  // sum of squared deviations from the mean
@@ -32,22 +37,26 @@ HOST_DEVICE T sample_std(const GroupMoments<T>& group) {
 template <typename T>
 inline GroupMoments<T> group_moments(const T* values, int64_t count) {
   if (count == 0) return equal_moments(T(0), 0);
-  const int used = count < kLanes ? static_cast<int>(count) : kLanes;
-  T lanes[kLanes];
   T low = values[0], high = values[0];
-  for (int lane = 0; lane < used; ++lane) lanes[lane] = add_rn(T(0), values[lane]);
-  for (int64_t i = kLanes; i < count; ++i) lanes[i % kLanes] = add_rn(lanes[i % kLanes], values[i]);
   for (int64_t i = 1; i < count; ++i) {
     low = smaller(low, values[i]);
     high = larger(high, values[i]);
   }
   if (low == high) return equal_moments(low, count);
 
+  const int used = count < kLanes ? static_cast<int>(count) : kLanes;
+  T lanes[kLanes];
+  for (int lane = 0; lane < used; ++lane) lanes[lane] = add_rn(T(0), values[lane]);
+  for (int64_t i = kLanes; i < count; ++i) {
+    T& lane = lanes[i % kLanes];
+    lane = add_rn(lane, values[i]);
+  }
   const T mean = div_rn(sum_lanes(lanes, used), static_cast<T>(count));
-  for (int lane = 0; lane < used; ++lane) lanes[lane] = T(0);
-  for (int64_t i = 0; i < count; ++i) {
-    const T deviation = sub_rn(values[i], mean);
-    lanes[i % kLanes] = add_rn(lanes[i % kLanes], mul_rn(deviation, deviation));
+
+  for (int lane = 0; lane < used; ++lane) lanes[lane] = square_rn(sub_rn(values[lane], mean));
+  for (int64_t i = kLanes; i < count; ++i) {
+    T& lane = lanes[i % kLanes];
+    lane = add_rn(lane, square_rn(sub_rn(values[i], mean)));
   }
   return {mean, sum_lanes(lanes, used), add_rn(low, T(0)), add_rn(high, T(0)), count};
 }
@@ -69,8 +78,7 @@ __device__ __forceinline__ GroupMoments<float> warp_group_moments(const float* v
   const float mean = div_rn(warp_sum(sum), static_cast<float>(count));
   float squares = 0.0f;
   for (int64_t i = lane; i < count; i += kLanes) {
-    const float deviation = sub_rn(values[i], mean);
-    squares = add_rn(squares, mul_rn(deviation, deviation));
+    squares = add_rn(squares, square_rn(sub_rn(values[i], mean)));
   }
   return {mean, warp_sum(squares), add_rn(low, 0.0f), add_rn(high, 0.0f), count};
 }

@@ -4,7 +4,16 @@ Every file here holds one op, in the same order: the public call, its definition
 it looks like to torch.compile, its gradient.
 """
 
+from diva_engine.ops.diva_advantage import DivaAdvantage, diva_advantage
 from diva_engine.ops.group_stats import GroupStats, group_stats
 from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics, policy_loss
 
-__all__ = ["GroupStats", "PolicyLoss", "PolicyLossMetrics", "group_stats", "policy_loss"]
+__all__ = [
+    "DivaAdvantage",
+    "GroupStats",
+    "PolicyLoss",
+    "PolicyLossMetrics",
+    "diva_advantage",
+    "group_stats",
+    "policy_loss",
+]

@@ -1,0 +1,152 @@
+#include "diva_advantage/diva_advantage.h"
+
+#include "common/glue.h"
+
+namespace diva {
+
+namespace {
+
+constexpr const char* kOp = "diva_advantage";
+constexpr int64_t kQuestionsAThread = 2048;  // below this a second thread costs more than it saves
+
+using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
+
+struct Arguments {
+  Tensor rewards;
+  Tensor prompt_offsets;
+  Tensor question_offsets;
+  Tensor difficulty;
+  std::optional<Tensor> lengths;
+};
+
+Arguments checked(const Tensor& rewards, const Tensor& prompt_offsets, const Tensor& question_offsets,
+                  const Tensor& difficulty, const std::optional<Tensor>& lengths, const DivaOptions& options) {
+  Arguments checked{real_vector_argument(rewards, kOp, "rewards"),
+                    offsets_argument(prompt_offsets, kOp, "prompt_offsets"),
+                    offsets_argument(question_offsets, kOp, "question_offsets"),
+                    real_vector_argument(difficulty, kOp, "difficulty"),
+                    {}};
+  check_same_type(checked.difficulty, checked.rewards, kOp, "difficulty");
+  check_length(checked.difficulty, checked.prompt_offsets.numel() - 1, kOp, "difficulty");
+  check_same_device(checked.prompt_offsets, checked.rewards, kOp, "prompt_offsets");
+  check_same_device(checked.question_offsets, checked.rewards, kOp, "question_offsets");
+  check_same_device(checked.difficulty, checked.rewards, kOp, "difficulty");
+  if (options.balance == Balance::kPaddedTokens) {
+    STD_TORCH_CHECK(lengths.has_value(), kOp, ": balance padded_tokens needs lengths");
+    checked.lengths = vector_argument(*lengths, ScalarType::Long, kOp, "lengths");
+    check_length(*checked.lengths, checked.rewards.numel(), kOp, "lengths");
+    check_same_device(*checked.lengths, checked.rewards, kOp, "lengths");
+  }
+  return checked;
+}
+
+template <typename T>
+DivaInput<T> input_of(const Arguments& arguments) {
+  return {arguments.rewards.const_data_ptr<T>(),
+          arguments.prompt_offsets.const_data_ptr<int64_t>(),
+          arguments.question_offsets.const_data_ptr<int64_t>(),
+          arguments.difficulty.const_data_ptr<T>(),
+          arguments.lengths ? arguments.lengths->const_data_ptr<int64_t>() : nullptr,
+          arguments.rewards.numel(),
+          arguments.prompt_offsets.numel() - 1,
+          arguments.question_offsets.numel() - 1};
+}
+
+template <typename T>
+DivaOutput<T> output_of(const ThreeTensors& outputs) {
+  const auto& [advantage, local, global] = outputs;
+  return {advantage.mutable_data_ptr<T>(), local.mutable_data_ptr<T>(), global.mutable_data_ptr<T>()};
+}
+
+ThreeTensors new_outputs(const Tensor& rewards) {
+  const int64_t n = rewards.numel();
+  return {torch::stable::new_empty(rewards, {n}), torch::stable::new_empty(rewards, {n}),
+          torch::stable::new_empty(rewards, {n})};
+}
+
+template <typename T>
+void run_cpu(const Arguments& arguments, const DivaOptions& options, const ThreeTensors& outputs) {
+  const DivaInput<T> input = input_of<T>(arguments);
+  const DivaOutput<T> output = output_of<T>(outputs);
+  std::vector<GroupScale<T>> prompts(input.num_prompts), questions(input.num_questions);
+  std::vector<QuestionSums> sums(input.num_questions);
+  parallel_ranges(input.num_questions, kQuestionsAThread, [&](int64_t first, int64_t last) {
+    diva_scales_cpu(input, options, first, last, prompts.data(), questions.data(), sums.data());
+  });
+  QuestionSums batch{};  // one order of summation for any number of threads
+  for (const QuestionSums& question : sums) {
+    batch = {join(batch.local, question.local), join(batch.global, question.global)};
+  }
+  parallel_ranges(input.num_questions, kQuestionsAThread, [&](int64_t first, int64_t last) {
+    diva_advantages_cpu(input, options, batch, first, last, prompts.data(), questions.data(), output);
+  });
+}
+
+void check_lengths_cpu(const Arguments& arguments, const DivaOptions& options) {
+  if (!arguments.lengths) return;
+  const int64_t* length = arguments.lengths->const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < arguments.lengths->numel(); ++i) {
+    STD_TORCH_CHECK(length[i] >= 0 && length[i] <= options.max_length, kOp, ": lengths[", i, "] is ", length[i],
+                    ", not between 0 and max_length ", options.max_length);
+  }
+}
+
+ThreeTensors on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, double k,
+                    int64_t weight, int64_t rrb, double r_max, bool sample_std, double eps, int64_t balance,
+                    std::optional<Tensor> lengths, int64_t max_length, double w_local, double w_global) {
+  const DivaOptions options{k,
+                            static_cast<Weight>(weight),
+                            static_cast<Rrb>(rrb),
+                            r_max,
+                            sample_std,
+                            eps,
+                            static_cast<Balance>(balance),
+                            max_length,
+                            w_local,
+                            w_global};
+  const Arguments arguments = checked(rewards, prompt_offsets, question_offsets, difficulty, lengths, options);
+  check_offsets_cpu(arguments.prompt_offsets, arguments.rewards.numel(), kOp, "prompt_offsets");
+  check_offsets_cpu(arguments.question_offsets, arguments.difficulty.numel(), kOp, "question_offsets");
+  check_lengths_cpu(arguments, options);
+  const ThreeTensors outputs = new_outputs(arguments.rewards);
+  arguments.rewards.scalar_type() == ScalarType::Float ? run_cpu<float>(arguments, options, outputs)
+                                                       : run_cpu<double>(arguments, options, outputs);
+  return outputs;
+}
+
+#ifdef DIVA_WITH_CUDA
+ThreeTensors on_cuda(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, double k,
+                     int64_t weight, int64_t rrb, double r_max, bool sample_std, double eps, int64_t balance,
+                     std::optional<Tensor> lengths, int64_t max_length, double w_local, double w_global) {
+  const DivaOptions options{k,
+                            static_cast<Weight>(weight),
+                            static_cast<Rrb>(rrb),
+                            r_max,
+                            sample_std,
+                            eps,
+                            static_cast<Balance>(balance),
+                            max_length,
+                            w_local,
+                            w_global};
+  const Arguments arguments = checked(rewards, prompt_offsets, question_offsets, difficulty, lengths, options);
+  const torch::stable::accelerator::DeviceGuard guard(arguments.rewards.get_device_index());
+  const ThreeTensors outputs = new_outputs(arguments.rewards);
+  const DivaInput<float> input = input_of<float>(arguments);
+  const DivaOutput<float> output = output_of<float>(outputs);
+  const int64_t bytes = diva_advantage_scratch_bytes(input.num_prompts, input.num_questions);
+  Tensor scratch = torch::stable::new_empty(arguments.rewards, {bytes}, ScalarType::Byte);
+  check_cuda(
+      diva_advantage_cuda(&input, &options, &output, scratch.mutable_data_ptr(), current_stream(arguments.rewards)),
+      kOp);
+  return outputs;
+}
+#endif
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("diva_advantage", TORCH_BOX(&on_cpu)); }
+#ifdef DIVA_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("diva_advantage", TORCH_BOX(&on_cuda)); }
+#endif
+
+}  // namespace diva
