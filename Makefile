@@ -1,0 +1,53 @@
+# Two commands do all the set-up on a fresh machine: `make train` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+# vLLM's current release wants exactly this torch. Another: `make train TORCH=torch==2.11.0`.
+TORCH  ?= torch==2.13.0
+CONFIG ?= examples/tiles_cpu.yaml
+ARGS   ?=
+
+BIN    := $(VENV)/bin
+NATIVE := setup.py pyproject.toml $(wildcard cmake/* csrc/*.* csrc/*/*.*)
+DEMO   := demo_data/COMPLETE
+
+.PHONY: help train test bench lint format types wheel clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+train: $(VENV)/.installed $(DEMO)  ## train the embedded default; ARGS="algorithm=diva seed=1" changes settings
+	$(BIN)/python -m diva_engine.train config=$(CONFIG) $(ARGS)
+
+test: $(VENV)/.installed  ## the tests; ARGS="-m slow" and the like go to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed  ## the kernel benchmarks beside their peers
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[bench]'
+	$(BIN)/python -m bench $(ARGS)
+
+lint: $(VENV)/.installed  ## ruff, clang-format and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## ruff and clang-format, in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
+
+wheel: $(VENV)/.installed  ## a wheel with the compiled ops, in dist/
+	$(BIN)/pip wheel --no-deps --wheel-dir dist .
+
+clean:  ## removes builds, the environment and the demo; runs/ stays
+	rm -rf build dist $(VENV) demo_data *.egg-info diva_engine/*.so
+
+$(VENV)/.installed: $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip freeze | grep '^torch==' | sed 's/+.*//' > $(VENV)/constraints.txt
+	$(BIN)/pip install --constraint $(VENV)/constraints.txt --editable '.[test,demo]'
+	touch $@
+
+$(DEMO): $(VENV)/.installed
+	$(BIN)/python -m diva_engine.demo build demo_data

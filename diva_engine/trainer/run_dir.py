@@ -1,0 +1,49 @@
+"""Where a run lies on disk. A finished run is never written over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diva_engine.config import Config
+from diva_engine.records import UserError
+
+
+def find_run_dir(config: Config) -> Path:
+    """The run's folder, made where it is new.
+
+    A resumed run goes on in its own folder. A run named by the user must be new; a run without a name gets a free one.
+    """
+    trainer = config.trainer
+    name = trainer.experiment_name or f"{config.algorithm.adv_estimator}_seed{config.data.seed}"
+    folder = Path(trainer.save_checkpoint_path or f"runs/{name}")
+    if trainer.load_checkpoint_path:
+        return _resumed(config, folder)
+    if holds_run(folder) and not (trainer.experiment_name or trainer.save_checkpoint_path):
+        folder = _free(folder)
+    if holds_run(folder):
+        raise UserError(
+            f"{folder} already holds a run: go on with trainer.load_checkpoint_path=latest, "
+            f"or give another trainer.experiment_name"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def holds_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists()
+
+
+def _resumed(config: Config, folder: Path) -> Path:
+    checkpoint = config.trainer.load_checkpoint_path
+    named = config.trainer.save_checkpoint_path or config.trainer.experiment_name
+    if checkpoint != "latest" and not named:
+        folder = Path(checkpoint).resolve().parent.parent  # <run>/checkpoints/global_step_N
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _free(folder: Path) -> Path:
+    number = 2
+    while holds_run(folder.with_name(f"{folder.name}_{number}")):
+        number += 1
+    return folder.with_name(f"{folder.name}_{number}")
