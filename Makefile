@@ -46,7 +46,7 @@ $(VENV)/.installed: $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet '$(TORCH)'
 	$(BIN)/pip freeze | grep '^torch==' | sed 's/+.*//' > $(VENV)/constraints.txt
-	$(BIN)/pip install --constraint $(VENV)/constraints.txt --editable '.[test,demo]'
+	$(BIN)/pip install --constraint $(VENV)/constraints.txt --editable '.[test,lint,demo]'
 	touch $@
 
 $(DEMO): $(VENV)/.installed
