@@ -16,7 +16,7 @@ import torch
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
 from diva_engine.config import Config, describe_settings, load_config, save_config
-from diva_engine.data.dataset import ProblemSet, load_problems
+from diva_engine.data.dataset import ProblemSet, open_problems
 from diva_engine.data.prompts import PromptEncoder
 from diva_engine.data.sampler import QuestionSampler
 from diva_engine.policy.model import Policy, load_policy
@@ -50,30 +50,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(config: Config) -> dict[str, object]:
+def train(config: Config) -> dict[str, Any]:
     """Runs the training that the settings describe and returns its summary."""
-    run_dir = open_run_dir(config)
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
-    trainer = build_trainer(config, run_dir)
+    find_recipe(config.algorithm.adv_estimator)
+    train_problems, val_problems = open_data(config)
+    run_dir = find_run_dir(config)
+    checkpoint = None
     if config.trainer.load_checkpoint_path:
         checkpoint = find_checkpoint(config.trainer.load_checkpoint_path, run_dir)
+    policy = open_policy(config, checkpoint)
+    trainer = build_trainer(config, policy, train_problems, val_problems, run_dir)
+    if checkpoint:
         trainer.load_state_dict(load_trainer_state(checkpoint))
     save_config(config, run_dir / "config.yaml")
     return trainer.run()
 
 
-def build_trainer(config: Config, run_dir: Path) -> Trainer:
+def build_trainer(
+    config: Config, policy: Policy, train_problems: ProblemSet, val_problems: Sequence[Problem], run_dir: Path
+) -> Trainer:
     """The parts of a run, each from its own settings."""
     recipe = find_recipe(config.algorithm.adv_estimator)
-    device = find_device(config.trainer.device)
-    train_problems, val_problems = open_problems(config)
-    policy = open_policy(config, run_dir, device)
+    encoder = build_encoder(config, policy)
+    train_problems.drop_unusable(encoder.check)
+    train_problems.write_report(run_dir / "bad_rows.jsonl")
     sampler = QuestionSampler(
         len(train_problems), config.data.rollout_batch_size, seed=config.data.seed, shuffle=config.data.shuffle
     )
     num_steps = config.trainer.max_steps or config.trainer.total_epochs * sampler.steps_per_epoch
-    sampled, greedy = build_collectors(config, policy)
+    collector = build_collector(config, policy, encoder)
+    greedy = Sampling(temperature=0.0, max_tokens=config.data.max_response_length)
     return Trainer(
         config=config,
         recipe=recipe,
@@ -81,8 +89,8 @@ def build_trainer(config: Config, run_dir: Path) -> Trainer:
         train_problems=train_problems,
         val_problems=val_problems,
         sampler=sampler,
-        collector=sampled,
-        greedy=greedy,
+        collector=collector,
+        greedy=collector.with_sampling(greedy),
         updater=Updater(policy, recipe.loss, config, num_steps),
         ledger=DifficultyLedger(config.difficulty),
         logger=MetricsLogger(run_dir, loggers=tuple(config.trainer.logger)),
@@ -90,3 +98,82 @@ def build_trainer(config: Config, run_dir: Path) -> Trainer:
         run_dir=run_dir,
         num_steps=num_steps,
     )
+
+
+def open_data(config: Config) -> tuple[ProblemSet, Sequence[Problem]]:
+    """The training and the held-out questions, each described on the way."""
+    data = config.data
+    if not data.train_files:
+        raise UserError("data.train_files is empty; give a parquet, jsonl or json file, a folder or a hub name")
+    keys = {"text": data.prompt_key, "answer": data.answer_key, "images": data.image_key}
+    columns = {field: column for field, column in keys.items() if column}
+
+    def opened(files: str) -> ProblemSet:
+        problems = open_problems(files, columns=columns, image_dir=data.image_dir or None, on_bad_row=data.on_bad_row)
+        print("\n".join(problems.describe()))
+        return problems
+
+    return opened(data.train_files), opened(data.val_files) if data.val_files else []
+
+
+def open_policy(config: Config, checkpoint: Path | None = None) -> Policy:
+    """The model of the settings, or, resuming, of the checkpoint."""
+    model = config.worker.actor.model
+    if not (checkpoint or model.model_path):
+        raise UserError("worker.actor.model.model_path is empty; give a Hugging Face folder or hub name (model=...)")
+    return load_policy(
+        checkpoint / "policy" if checkpoint else model.model_path,
+        dtype=model.torch_dtype,
+        device=find_device(config.trainer.device),
+        attn_implementation=model.attn_implementation,
+        trust_remote_code=model.trust_remote_code,
+        freeze_vision_tower=model.freeze_vision_tower,
+        min_pixels=config.data.min_pixels,
+        max_pixels=config.data.max_pixels,
+    )
+
+
+def build_encoder(config: Config, policy: Policy) -> PromptEncoder:
+    data = config.data
+    return PromptEncoder(
+        policy.processor,
+        format_prompt=data.format_prompt or None,
+        system_prompt=data.system_prompt or None,
+        min_pixels=data.min_pixels or None,
+        max_pixels=data.max_pixels or None,
+        max_prompt_length=data.max_prompt_length,
+        image_dir=data.image_dir or None,
+    )
+
+
+def build_collector(config: Config, policy: Policy, encoder: PromptEncoder) -> Collector:
+    rollout = config.worker.rollout
+    engine = NativeEngine(policy.model, policy.processor, max_batch_rows=rollout.max_batch_rows)
+    sampling = Sampling(rollout.temperature, rollout.top_p, config.data.max_response_length)
+    reward = build_reward_function(config)
+    return Collector(encoder, engine, reward, sampling, config.data.seed, config.data.on_bad_row)
+
+
+def find_device(name: str) -> str:
+    """`auto` is the first GPU where torch sees one, else the CPU."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.device={name}, but this torch sees no GPU; take trainer.device=cpu")
+    return name
+
+
+def print_recipes() -> None:
+    for name, recipe in RECIPES.items():
+        print(f"{name:12} {recipe.summary}")
+        for setting, value in recipe.defaults.items():
+            print(f"{'':12}   {setting}={value}")
+
+
+def print_settings() -> None:
+    for name, default, meaning in describe_settings():
+        print(f"{name}={default!r}\n    {meaning}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

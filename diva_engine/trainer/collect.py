@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 from diva_engine.algorithm.plans import PlanRun
 from diva_engine.records import (
@@ -16,6 +16,7 @@ from diva_engine.records import (
     RolloutEngine,
     Sampling,
     ScoredGroup,
+    UserError,
     Variant,
 )
 from diva_engine.seeds import derive_seed
@@ -45,6 +46,12 @@ class Collector:
     reward: RewardFunction
     sampling: Sampling
     seed: int
+    on_bad_row: Literal["skip", "stop"] = "stop"
+    skipped: list[str] = field(default_factory=list)  # why requests could not be posed, in order
+
+    def with_sampling(self, sampling: Sampling) -> Collector:
+        """The same way, answers drawn otherwise."""
+        return replace(self, sampling=sampling, skipped=[])
 
     def collect(self, plan_run: PlanRun, step: int, stopwatch: Stopwatch) -> Collected:
         """Answers the plan's stages until it returns."""
@@ -59,14 +66,30 @@ class Collector:
                 return Collected(trained=done.value, asked=asked)
 
     def ask(self, requests: Sequence[Request], step: int, stopwatch: Stopwatch) -> list[ScoredGroup]:
-        """One stage: a scored group a request, in order."""
+        """One stage: a scored group for each request that can be posed, in order.
+
+        A request whose prompt is too long or whose image does not decode is left out and noted in `skipped`, or, with
+        on_bad_row="stop", raised as `UserError`.
+        """
         with stopwatch.phase("prompts"):
-            prompts = [self.encoder.encode(r.variant, self._image_key(r.variant, step)) for r in requests]
+            posed = [(request, prompt) for request in requests if (prompt := self._encode(request, step)) is not None]
+        requests = [request for request, _ in posed]
+        prompts = [prompt for _, prompt in posed]
         with stopwatch.phase("rollout"):
-            jobs = [GenerationJob(p, self._seeds(r, step)) for p, r in zip(prompts, requests, strict=True)]
+            jobs = [GenerationJob(p, self._seeds(r, step)) for r, p in posed]
             rollouts = self.engine.generate(jobs, self.sampling)
         with stopwatch.phase("reward"):
             return self._score(requests, prompts, rollouts)
+
+    def _encode(self, request: Request, step: int) -> Prompt | None:
+        variant = request.variant
+        try:
+            return self.encoder.encode(variant, derive_seed(self.seed, "image", step, *variant.key))
+        except UserError as error:
+            if self.on_bad_row == "stop":
+                raise
+            self.skipped.append(f"{variant.kind} variant of {variant.problem.id}: {error}")
+            return None
 
     def _score(
         self, requests: Sequence[Request], prompts: Sequence[Prompt], rollouts: Sequence[Sequence[Rollout]]
@@ -78,9 +101,6 @@ class Collector:
             ScoredGroup(request, prompt, tuple(group), tuple(next(scores) for _ in group))
             for request, prompt, group in zip(requests, prompts, rollouts, strict=True)
         ]
-
-    def _image_key(self, variant: Variant, step: int) -> int:
-        return derive_seed(self.seed, "image", step, *variant.key)
 
     def _seeds(self, request: Request, step: int) -> tuple[int, ...]:
         samples = range(request.first_sample, request.first_sample + request.num_rollouts)

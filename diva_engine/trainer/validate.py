@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +42,10 @@ class Validation:
         return {
             value: mean(accuracies) for value, accuracies in sorted(found.items(), key=lambda item: _natural(item[0]))
         }
+
+    def count_by(self, column: str) -> Counter[str]:
+        """Questions for each value of a column."""
+        return Counter(column_value(group.variant.problem, column) for group in self.groups)
 
     def metrics(self, by: str) -> dict[str, float]:
         overall = {
