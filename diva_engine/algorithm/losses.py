@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diva_engine import ops
 from diva_engine.config import ActorConfig
+from diva_engine.ops.policy_loss import Aggregation, PolicyLoss
 
 
 @dataclass(frozen=True)
@@ -21,28 +22,27 @@ class TokenBatch:
 
     logprob: Tensor  # [T] under the policy, with gradient
     old_logprob: Tensor  # [T] under the policy before this step's updates
+    sampler_logprob: Tensor  # [T] as the rollout engine reported them; NaN on forced prefixes, which nobody sampled
     advantage: Tensor  # [T] of each token
     offsets: Tensor  # [S + 1] int64: where each sequence begins
 
 
-Loss = Callable[[TokenBatch, ActorConfig, float], tuple[Tensor, Mapping[str, Tensor]]]
+Loss = Callable[[TokenBatch, ActorConfig, float], PolicyLoss]
 
-AGGREGATION = {"token": "token_mean", "seq": "sequence_mean", "constant": "constant"}
+AGGREGATION: Mapping[str, Aggregation] = {"token": "token_mean", "seq": "sequence_mean", "constant": "constant"}
 
 
-def clipped_policy_loss(
-    batch: TokenBatch, settings: ActorConfig, divisor: float
-) -> tuple[Tensor, Mapping[str, Tensor]]:
+def clipped_policy_loss(batch: TokenBatch, settings: ActorConfig, divisor: float) -> PolicyLoss:
     """-sum min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) / divisor, with the dual clip where it is set."""
-    result = ops.policy_loss(
+    return ops.policy_loss(
         batch.logprob,
         batch.old_logprob,
         batch.advantage,
         batch.offsets,
+        sampler_logprob=batch.sampler_logprob,
         clip_low=settings.clip_ratio_low,
         clip_high=settings.clip_ratio_high,
         clip_dual=settings.clip_ratio_dual or None,
         aggregation=AGGREGATION[settings.loss_avg_mode],
         divisor=divisor,
     )
-    return result.loss, result.metrics.means()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from diva_engine.algorithm.losses import Loss, TokenBatch
 from diva_engine.config import Config
+from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics
 from diva_engine.policy.forward import answer_logprobs, plan_micro_batches
 from diva_engine.policy.model import Policy
 from diva_engine.records import AnswerTree, Credit, ScoredGroup, UserError
@@ -81,38 +81,47 @@ class Updater:
         actor = self.config.worker.actor
         divisor = batch.divisor(actor.loss_avg_mode, self.config.data.max_response_length)
         self.optimizer.zero_grad(set_to_none=True)
-        meter = TokenMeter()
+        losses, entropies, metrics = [], [], []
         for chosen in plan_micro_batches([example.tree for example in batch.examples], actor.micro_batch_tokens):
             examples = [batch.examples[i] for i in chosen]
             frozen = None if old_logprobs is None else torch.cat([old_logprobs[i] for i in chosen])
-            self._backward(examples, frozen, divisor, meter)
+            result, entropy = self._backward(examples, frozen, divisor)
+            losses.append(float(result.loss.detach()))
+            metrics.append(result.metrics)
+            entropies.append(entropy)
+        if not batch.examples:
+            return {"actor/loss": 0.0, "actor/grad_norm": 0.0}
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, actor.max_grad_norm or math.inf)
-        if not torch.isfinite(norm):
-            raise UserError(
-                f"the gradient is {float(norm)}: the weights are left as they were; lower worker.actor.optim.lr or look for broken rows"
-            )
-        if batch.examples:
-            self.optimizer.step()
-        return meter.means() | {"actor/grad_norm": float(norm)}
+        self._refuse_broken(norm)
+        self.optimizer.step()
+        means = {f"actor/{name}": float(value) for name, value in PolicyLossMetrics.merge(metrics).means().items()}
+        entropy_mean = float(torch.cat(entropies).mean())
+        return {"actor/loss": sum(losses), "actor/grad_norm": float(norm), "actor/entropy": entropy_mean, **means}
 
-    def _backward(self, examples: list[Example], old_logprob: Tensor | None, divisor: float, meter: TokenMeter) -> None:
+    def _backward(
+        self, examples: list[Example], old_logprob: Tensor | None, divisor: float
+    ) -> tuple[PolicyLoss, Tensor]:
+        """Adds the micro-batch's gradient to the weights'; returns its loss and its entropies [T]."""
         actor, temperature = self.config.worker.actor, self.config.worker.rollout.temperature
         logprob, entropy = answer_logprobs(self.policy, [e.tree for e in examples], temperature=temperature)
         lengths = [length for example in examples for length in example.tree.sequence_lengths]
         tokens = TokenBatch(
             logprob=logprob,
             old_logprob=logprob.detach() if old_logprob is None else old_logprob,
+            sampler_logprob=torch.cat([e.sampler_logprob for e in examples]).to(logprob.device),
             advantage=torch.cat([e.advantage for e in examples]).to(logprob.device),
             offsets=torch.tensor([0, *accumulate(lengths)], device=logprob.device),
         )
-        loss, metrics = self.loss(tokens, actor, divisor)
-        loss.backward()
-        gap = (logprob.detach().cpu() - torch.cat([e.sampler_logprob for e in examples])).abs()
-        meter.add_sum("actor/loss", float(loss.detach()))
-        meter.add_mean("actor/entropy", entropy.detach())
-        meter.add_mean("sync/logprob_gap_mean", gap[~gap.isnan()])
-        for name, value in metrics.items():
-            meter.add_mean(f"actor/{name}", value.expand(len(logprob)))
+        result = self.loss(tokens, actor, divisor)
+        result.loss.backward()
+        return result, entropy.detach()
+
+    def _refuse_broken(self, norm: Tensor) -> None:
+        if not torch.isfinite(norm):
+            raise UserError(
+                f"the gradient is {float(norm)}; the weights are left as they were. "
+                "Lower worker.actor.optim.lr, or look into the step's rollouts for broken rows"
+            )
 
     @torch.no_grad()
     def _logprobs_now(self, examples: list[Example]) -> list[Tensor]:
@@ -124,24 +133,6 @@ class Updater:
             logprob, _ = answer_logprobs(self.policy, trees, temperature=temperature)
             found.update(zip(chosen, logprob.split([sum(t.sequence_lengths) for t in trees]), strict=True))
         return [found[i] for i in range(len(examples))]
-
-
-class TokenMeter:
-    """Sums and token-weighted means over the micro-batches of an optimizer step."""
-
-    def __init__(self) -> None:
-        self._sum: dict[str, float] = defaultdict(float)
-        self._count: dict[str, int] = {}
-
-    def add_sum(self, name: str, value: float) -> None:
-        self._sum[name] += value
-
-    def add_mean(self, name: str, values: Tensor) -> None:
-        self._sum[name] += float(values.sum())
-        self._count[name] = self._count.get(name, 0) + values.numel()
-
-    def means(self) -> dict[str, float]:
-        return {name: total / max(1, self._count.get(name, 1)) for name, total in self._sum.items()}
 
 
 def split_batches(groups: Sequence[ScoredGroup], credit: Credit, prompts_per_batch: int) -> list[Batch]:
