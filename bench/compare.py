@@ -111,7 +111,17 @@ def read_outcome(run_dir: Path, target: float) -> Outcome:
 
 def print_table(outcomes: Sequence[Outcome], target: float) -> None:
     table = Table(title=f"steps and seconds to held-out accuracy {target:.0%}: median [every seed]")
-    for heading in ("algorithm", "responses/step", "before", "after", "steps to target", "s to target", "s/step", "dead", "used"):
+    for heading in (
+        "algorithm",
+        "responses/step",
+        "before",
+        "after",
+        "steps to target",
+        "s to target",
+        "s/step",
+        "dead",
+        "used",
+    ):
         table.add_column(heading, justify="right")
     for algorithm in dict.fromkeys(outcome.algorithm for outcome in outcomes):
         table.add_row(algorithm, *_row([outcome for outcome in outcomes if outcome.algorithm == algorithm]))

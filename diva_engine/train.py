@@ -1,8 +1,8 @@
 """Trains a vision-language model on a file of questions.
 
-    python -m diva_engine.train config=examples/tiles_cpu.yaml algorithm=diva data.rollout_batch_size=8
-    python -m diva_engine.train --list        the algorithms and what each presets
-    python -m diva_engine.train --settings    every setting, its default and meaning
+python -m diva_engine.train config=examples/tiles_cpu.yaml algorithm=diva data.rollout_batch_size=8
+python -m diva_engine.train --list        the algorithms and what each presets
+python -m diva_engine.train --settings    every setting, its default and meaning
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,14 +21,15 @@ from diva_engine.data.dataset import ProblemSet, open_problems
 from diva_engine.data.prompts import PromptEncoder
 from diva_engine.data.sampler import QuestionSampler
 from diva_engine.policy.model import Policy, load_policy
-from diva_engine.records import Sampling, UserError
-from diva_engine.rewards import build_reward
+from diva_engine.records import Problem, RewardFunction, Sampling, UserError
+from diva_engine.rewards.reward import build_reward
 from diva_engine.rollout.native_engine import NativeEngine
 from diva_engine.trainer.checkpoint import find_checkpoint, load_trainer_state
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.console import Console
 from diva_engine.trainer.loop import Trainer
 from diva_engine.trainer.metrics import MetricsLogger
+from diva_engine.trainer.run_dir import find_run_dir
 from diva_engine.trainer.update import Updater
 
 
@@ -150,8 +152,22 @@ def build_collector(config: Config, policy: Policy, encoder: PromptEncoder) -> C
     rollout = config.worker.rollout
     engine = NativeEngine(policy.model, policy.processor, max_batch_rows=rollout.max_batch_rows)
     sampling = Sampling(rollout.temperature, rollout.top_p, config.data.max_response_length)
-    reward = build_reward_function(config)
-    return Collector(encoder, engine, reward, sampling, config.data.seed, config.data.on_bad_row)
+    return Collector(encoder, engine, open_reward(config), sampling, config.data.seed, config.data.on_bad_row)
+
+
+def open_reward(config: Config) -> RewardFunction:
+    """The user's own reward, or accuracy and format."""
+    reward = config.worker.reward
+    pattern = {"format_pattern": reward.format_pattern} if reward.format_pattern else {}
+    return build_reward(
+        accuracy_weight=reward.accuracy_weight,
+        format_weight=reward.format_weight,
+        time_limit_s=reward.time_limit_s,
+        num_workers=reward.num_workers,
+        reward_function=reward.reward_function or None,
+        reward_function_kwargs=reward.reward_function_kwargs,
+        **pattern,
+    )
 
 
 def find_device(name: str) -> str:
