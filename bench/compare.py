@@ -2,9 +2,9 @@
 
     python -m bench.compare --algorithms grpo,diva --seeds 0,1,2 --target 0.6 config=examples/tiles_cpu.yaml
 
-Each run is `python -m diva_engine.train` in a process of its own. What is printed and written: steps and seconds until
-held-out greedy accuracy reaches the target (">n" where it did not), accuracy before, after and by level, the share of dead
-groups; median and every seed.
+Each run is `python -m diva_engine.train` in a process of its own. What is printed and written: steps and seconds
+until held-out greedy accuracy reaches the target (">n" where it did not), accuracy before, after and by level, the
+share of dead groups; median and every seed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every setting of a run: its name, type, default, meaning and range, in one place.
 
-Settings come from four layers, later ones winning: the defaults below, the recipe's own defaults, a YAML file (`config=FILE`),
-and `section.name=value` on the command line. Names follow EasyR1 where EasyR1 has the setting. An unknown name, a wrong
-type or a value out of range is a `UserError` that names the setting and the mend.
+Settings come from four layers, later ones winning: the defaults below, the recipe's own defaults, a YAML file
+(`config=FILE`), and `section.name=value` on the command line. Names follow EasyR1 where EasyR1 has the setting. An
+unknown name, a wrong type or a value out of range is a `UserError` that names the setting and the mend.
 """
 
 from __future__ import annotations

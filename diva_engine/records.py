@@ -4,8 +4,8 @@
     T tokens (packed)   V vocabulary                           P image patches
     L tokens of a prompt                                       H x W x C pixels
 
-Texts are `str`, token ids are plain tuples of `int`, numbers that the ops read are tensors. Nothing here imports another
-module of this package.
+Texts are `str`, token ids are plain tuples of `int`, numbers that the ops read are tensors. Nothing here imports
+another module of this package.
 """
 
 from __future__ import annotations
@@ -148,10 +148,11 @@ class Credit:
 
 @dataclass(frozen=True)
 class AnswerTree:
-    """A prompt and the answers to train on it: prompt, image and forced prefix are the trunk, read once; each answer is a branch.
+    """A prompt and the answers to train on it: prompt, image and forced prefix are the trunk, read once; each answer
+    is a branch.
 
-    A forward pass over trees yields one log-probability a trained token, [T]: tree by tree, first the prefix tokens (where
-    `train_prefix`), then branch by branch.
+    A forward pass over trees yields one log-probability a trained token, [T]: tree by tree, first the prefix tokens
+    (where `train_prefix`), then branch by branch.
     """
 
     prompt: Prompt

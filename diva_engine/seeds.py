@@ -1,7 +1,7 @@
 """Seeds for everything random, made of what identifies the draw: (run seed, step, question, ...).
 
-No draw of the engine reads a global random state, so a step asks the same questions, poses the same variants and samples the
-same answers on any number of ranks and after any resume.
+No draw of the engine reads a global random state, so a step asks the same questions, poses the same variants and
+samples the same answers on any number of ranks and after any resume.
 """
 
 from __future__ import annotations

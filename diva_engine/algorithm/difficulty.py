@@ -66,7 +66,8 @@ class DifficultyLedger:
         for name in ("difficulty", "pass_rate", "visits", "last_step"):
             if len(state[name]) != len(self._row):
                 raise UserError(
-                    f"the ledger's {name} has {len(state[name])} rows for {len(self._row)} questions; take another checkpoint"
+                    f"the ledger's {name} has {len(state[name])} rows for {len(self._row)} questions; "
+                    "take another checkpoint"
                 )
             setattr(self, name, state[name].clone())
 
@@ -89,7 +90,8 @@ def updated_difficulty(
     accuracy: Tensor,  # [Q] mean accuracy of the question's rollouts
     settings: DifficultyConfig,
 ) -> Tensor:  # [Q]
-    """The new levels. `continuous`: D + eta * (0.5 - accuracy), the paper's; `steps`: the authors' table, its dead branch mended."""
+    """The new levels. `continuous`: D + eta * (0.5 - accuracy), the paper's; `steps`: the authors' table, its dead
+    branch mended."""
     if settings.rule == "continuous":
         shift = settings.eta * (0.5 - accuracy)
     else:

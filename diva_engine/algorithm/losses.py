@@ -1,7 +1,7 @@
 """Policy losses: log-probabilities and credit in, one scalar out, with a named divisor.
 
-A loss is summed over micro-batches, so its divisor is given from outside: the number of tokens, answers or answer lengths of
-the whole optimizer step, rollouts without advantage included.
+A loss is summed over micro-batches, so its divisor is given from outside: the number of tokens, answers or answer
+lengths of the whole optimizer step, rollouts without advantage included.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def ask_originals(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
 
 
 def ask_originals_and_variants(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
-    """Every question as it stands and in variants of matching difficulty: DIVA's plan. Groups of a question stand together."""
+    """Every question as it stands and in variants of matching difficulty: DIVA's plan. Groups of a question stand
+    together."""
     config = context.config
     settings = VariantSettings(config.variants, config.hint)
     requests = []

@@ -1,7 +1,8 @@
 """Which variants of a question are posed: DIVA-GRPO's three tiers (arXiv 2603.01106; docs/algorithms.md).
 
-The question's level decides how far easier or harder a variant should be (its shift); the shift decides the kind: hints make
-it easier, perturbed images harder, a paraphrase leaves it as it is. Only decisions are made here; the data room draws pixels.
+The question's level decides how far easier or harder a variant should be (its shift); the shift decides the kind:
+hints make it easier, perturbed images harder, a paraphrase leaves it as it is. Only decisions are made here; the data
+room draws pixels.
 """
 
 from __future__ import annotations

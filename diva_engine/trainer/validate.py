@@ -35,7 +35,8 @@ class Validation:
         return mean([len(rollout.token_ids) for group in self.groups for rollout in group.rollouts])
 
     def accuracy_by(self, column: str) -> dict[str, float]:
-        """Accuracy for each value of a column of the data, in the values' order; questions without it stand under "-"."""
+        """Accuracy for each value of a column of the data, in the values' order; questions without it stand under
+        "-"."""
         found: dict[str, list[float]] = defaultdict(list)
         for group in self.groups:
             found[column_value(group.variant.problem, column)] += [score.accuracy for score in group.scores]

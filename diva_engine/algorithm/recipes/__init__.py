@@ -1,4 +1,5 @@
-"""The algorithms, each a recipe of three choices: plan, credit, loss. A new one is a file here and a line in RECIPES."""
+"""The algorithms, each a recipe of three choices: plan, credit, loss. A new one is a file here and a line in
+RECIPES."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """DIVA-GRPO (arXiv 2603.01106): variants of matching difficulty; local and global advantage, weighted by difficulty.
 
-A rollout is compared with the other answers to its own prompt (local) and with all answers to its question (global). Each
-advantage is z-scored over the step's rollouts, the global one is weighted by how hard its variant is among the question's
-prompts, both are rescaled by the range of their group's rewards, and summed.
+A rollout is compared with the other answers to its own prompt (local) and with all answers to its question (global).
+Each advantage is z-scored over the step's rollouts, the global one is weighted by how hard its variant is among the
+question's prompts, both are rescaled by the range of their group's rewards, and summed.
 """
 
 from __future__ import annotations
