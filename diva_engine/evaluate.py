@@ -42,9 +42,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help="Hugging Face folder or hub name")
     parser.add_argument("--data", required=True, help="parquet, jsonl or json file, folder, hub name, or path@split")
-    parser.add_argument(
-        "--by", default="difficulty", help="column that breaks accuracy down (default: difficulty)"
-    )
+    parser.add_argument("--by", default="difficulty", help="column that breaks accuracy down (default: difficulty)")
     parser.add_argument("--n", type=int, default=1, help="answers a question (default: 1)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sampling (default: 1)")
