@@ -14,8 +14,9 @@ from torch import Tensor
 from diva_engine.algorithm.losses import Loss, TokenBatch
 from diva_engine.config import Config
 from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics
-from diva_engine.policy.forward import answer_logprobs, plan_micro_batches
+from diva_engine.policy.forward import answer_logprobs
 from diva_engine.policy.model import Policy
+from diva_engine.policy.packing import plan_micro_batches
 from diva_engine.records import AnswerTree, Credit, ScoredGroup, UserError
 
 
@@ -51,7 +52,7 @@ class Updater:
         optim = config.worker.actor.optim
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay
+            self.parameters, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), weight_decay=optim.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config, num_steps))
 
