@@ -17,6 +17,7 @@ from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics
 from diva_engine.policy.forward import answer_logprobs
 from diva_engine.policy.model import Policy
 from diva_engine.policy.packing import plan_micro_batches
+from diva_engine.policy.packing import plan_micro_batches
 from diva_engine.records import AnswerTree, Credit, ScoredGroup, UserError
 
 
