@@ -48,7 +48,8 @@ def _compare_read(left: Answer, right: Answer) -> Verdict:
 
 
 def _same_number(left: Answer, right: Answer) -> bool:
-    assert left.value is not None and right.value is not None
+    assert left.value is not None
+    assert right.value is not None
     if not units_agree(left.unit, right.unit):
         return False
     if _close(left.value, right.value):

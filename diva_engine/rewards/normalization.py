@@ -1,5 +1,7 @@
 """Reading an answer: from what a person or a model writes to a number with unit, a choice letter, words, or LaTeX."""
 
+# ruff: noqa: RUF001 (the look-alikes are the subject)
+
 from __future__ import annotations
 
 import re
@@ -61,7 +63,7 @@ _SHORT_WORDS = frozenset({"yes", "no", "not", "all", "red", "up", "top", "low", 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as read. `value` is set for anything that is a rational number; at most one of `letter`, `is_words`."""
+    """One answer as read. `value` is set for every rational number; at most one of `letter` and `is_words` is."""
 
     text: str  # without spaces and dressing, for equality
     latex: str  # what math-verify is given

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -80,10 +81,8 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and all it has started."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         self.connection.close()
 
@@ -141,7 +140,7 @@ class WorkerPool:
         return self.interface
 
     def run(self, tasks: Sequence[Any]) -> list[Outcome]:
-        """Run JSON tasks, in parallel. One outcome a task, in their order. Raises RewardError if no worker can start."""
+        """Run JSON tasks, in parallel. One outcome a task, in their order; RewardError if no worker can start."""
         if not tasks:
             return []
         with self._lock:

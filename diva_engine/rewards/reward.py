@@ -98,7 +98,7 @@ def build_reward(
     *,
     accuracy_weight: float = 0.9,
     format_weight: float = 0.1,
-    format_pattern: str = DEFAULT_FORMAT_PATTERN,
+    format_pattern: str = "",
     answer_tag: AnswerTag = "boxed",
     time_limit_s: float = 5.0,
     batch_time_limit_s: float = 30.0,
@@ -111,9 +111,10 @@ def build_reward(
 ) -> AnswerReward | CustomReward:
     """A `records.RewardFunction` with `close()` and `take_counters()`.
 
-    `time_limit_s` bounds one answer, `batch_time_limit_s` one call; `memory_limit_mb` (None: no limit) one worker's address
-    space. With `reward_function` ("path.py:function") the user's function scores; `failed_score` is what an answer gets on
-    which it fails (None: the failure raises). Raises UserError for a setting or a file that cannot be used.
+    An empty `format_pattern` is EasyR1's: <think>...</think>...\\boxed{...}. `time_limit_s` bounds one answer,
+    `batch_time_limit_s` one call; `memory_limit_mb` (None: no limit) one worker's address space. With `reward_function`
+    ("path.py:function") the user's function scores; `failed_score` is what an answer gets on which it fails (None: the
+    failure raises). Raises UserError for a setting or a file that cannot be used.
     """
     _check("answer_tag", answer_tag in get_args(AnswerTag), answer_tag, "boxed, answer or any")
     _check("reward_type", reward_type in get_args(RewardType), reward_type, "auto, batch, sequential or completions")
@@ -123,7 +124,7 @@ def build_reward(
     _check(
         "memory_limit_mb", memory_limit_mb is None or memory_limit_mb >= 256, memory_limit_mb, "null or at least 256"
     )
-    pattern = FormatPattern(format_pattern)
+    pattern = FormatPattern(format_pattern or DEFAULT_FORMAT_PATTERN)
     if reward_function:
         return CustomReward(
             reward_function,

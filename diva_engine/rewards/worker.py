@@ -1,7 +1,7 @@
 """What a reward worker process runs: math-verify, a regular expression, or a reward file of the user.
 
-The pool starts this file by its path, so that a worker imports neither this package nor torch: it starts in a fraction of
-a second and its memory limit means what it says. Messages are JSON: nothing that a worker sends is unpickled.
+The pool starts this file by its path, so that a worker imports neither this package nor torch: it starts in a fraction
+of a second and its memory limit means what it says. Messages are JSON: nothing that a worker sends is unpickled.
 
     python -P worker.py SOCKET SETTINGS     SETTINGS: {"memory_limit_mb", "time_limit_s", "path", "load": [kind, ...]}
 
@@ -29,7 +29,7 @@ KILL_GRACE_S = 2.0
 
 def load_verifier() -> tuple[Handler, str]:
     """Tasks: ["equal", prediction, truth] -> bool, in LaTeX; ["match", pattern, text] -> bool, a full match."""
-    from math_verify import parse, verify  # type: ignore[import-untyped]
+    from math_verify import parse, verify
 
     logging.disable(logging.CRITICAL)
 
@@ -131,8 +131,8 @@ def last_line_in(path: str, error: BaseException) -> str:
 def serve(connection: Connection, handler: Handler, time_limit_s: float, path: str) -> None:
     """Answer tasks until the parent closes the connection.
 
-    The alarm is the kernel's: it ends a worker whose parent has died and which is stuck in C code. The pool's own limit is
-    shorter.
+    The alarm is the kernel's: it ends a worker whose parent has died and which is stuck in C code. The pool's own limit
+    is shorter.
     """
     while True:
         try:
@@ -142,7 +142,7 @@ def serve(connection: Connection, handler: Handler, time_limit_s: float, path: s
         signal.setitimer(signal.ITIMER_REAL, time_limit_s + KILL_GRACE_S)
         try:
             reply = {"value": handler(task)}
-        except BaseException as error:  # noqa: BLE001 (SystemExit too: a worker answers for whatever the file does)
+        except BaseException as error:  # SystemExit too: a worker answers for whatever it runs
             reply = {"error": last_line_in(path, error)}
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(json.dumps(reply).encode())
@@ -160,7 +160,7 @@ def main() -> None:
     path = arguments[0] if arguments else ""
     try:
         handler, interface = load_reward_file(*arguments) if kind == "file" else load_verifier()
-    except BaseException as error:  # noqa: BLE001 (whatever an import does is the reason to report)
+    except BaseException as error:
         connection.send_bytes(json.dumps({"error": last_line_in(path, error)}).encode())
         return
     connection.send_bytes(json.dumps({"ready": interface}).encode())

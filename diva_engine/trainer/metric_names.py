@@ -1,0 +1,77 @@
+"""Every metric by name: its unit and what it says in one line. Console, docs and `describe` read this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`unit` is "share" for 0..1, "" for a plain number."""
+
+    unit: str
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    "reward/mean": Metric("", "mean reward of the step's rollouts: 0.9 * accuracy + 0.1 * format unless set otherwise"),
+    "reward/accuracy": Metric("share", "rollouts with the right answer, over all prompts, variants included"),
+    "reward/format": Metric("share", "rollouts of the demanded form"),
+    "reward/algebra": Metric("answers", "answers that only math-verify could judge"),
+    "reward/refused": Metric(
+        "answers", "answers too costly for algebra (power towers, giant factorials), counted wrong"
+    ),
+    "reward/timeouts": Metric("answers", "answers whose scoring exceeded its time limit, counted wrong"),
+    "reward/errors": Metric("answers", "answers on which the scoring failed"),
+    "accuracy/original": Metric("share", "right rollouts of questions as they stand"),
+    "accuracy/paraphrase": Metric("share", "right rollouts of reworded questions"),
+    "accuracy/hint": Metric("share", "right rollouts of prompts that show solution steps"),
+    "accuracy/perturbation": Metric("share", "right rollouts of prompts with a perturbed image"),
+    "accuracy/text_in_image": Metric("share", "right rollouts of prompts whose question is drawn into the image"),
+    "groups/dead": Metric("share", "groups without a single right rollout: they teach a group-relative method nothing"),
+    "groups/solved": Metric("share", "groups with right rollouts only: nothing is left to learn from them"),
+    "questions/utilisation": Metric("share", "questions whose rewards are not all equal: data utilisation"),
+    "difficulty/mean": Metric("level", "mean difficulty (1 easy to 9 hard) of the step's questions, before the update"),
+    "response/length": Metric("tokens", "mean length of a sampled answer"),
+    "response/truncated": Metric("share", "rollouts cut off at max_response_length"),
+    "variants/fallbacks": Metric("prompts", "variants that fell back to another kind for lack of material"),
+    "variants/hint_steps": Metric("steps", "mean number of solution steps shown by a hint"),
+    "step/rollouts": Metric("rollouts", "answers generated in the step"),
+    "step/tokens": Metric("tokens", "tokens sampled in the step"),
+    "actor/loss": Metric("", "policy loss, KL term included"),
+    "actor/entropy": Metric("nats", "mean entropy of the policy's next-token distribution"),
+    "actor/grad_norm": Metric("", "gradient norm before clipping"),
+    "actor/lr": Metric("", "learning rate"),
+    "actor/trained_rollouts": Metric("rollouts", "rollouts with credit: those that cost a forward and backward"),
+    "actor/clip_fraction": Metric("share", "tokens whose probability ratio was clipped"),
+    "actor/kl": Metric("nats", "mean divergence from the reference policy"),
+    "sync/logprob_gap_mean": Metric(
+        "nats", "mean |log-probability in the trainer - in the sampler|; near 0 is healthy"
+    ),
+    "throughput/tokens_per_s": Metric("tokens/s", "tokens sampled per second of the whole step"),
+    "throughput/rollout_tokens_per_cpu_s": Metric("tokens/s", "tokens sampled per CPU second of generation"),
+    "time/step_s": Metric("s", "the whole step, wall clock"),
+    "time/prompts_s": Metric("s", "posing variants: images and token ids"),
+    "time/rollout_s": Metric("s", "generation"),
+    "time/reward_s": Metric("s", "scoring"),
+    "time/credit_s": Metric("s", "advantages"),
+    "time/update_s": Metric("s", "forward, backward and optimizer"),
+    "val/accuracy": Metric("share", "held-out questions answered right, greedily"),
+    "val/format": Metric("share", "held-out answers of the demanded form"),
+    "val/truncated": Metric("share", "held-out answers cut off at max_response_length"),
+    "val/response_length": Metric("tokens", "mean length of a held-out answer"),
+}
+
+FAMILIES: dict[str, Metric] = {
+    "val/accuracy/": Metric("share", "held-out accuracy of the questions with this value of a column"),
+    "accuracy/": Metric("share", "right rollouts of prompts of this kind"),
+    "time/": Metric("s", "time in this phase of the step, wall clock"),
+    "reward/": Metric("", "mean of a number that the custom reward function returned"),
+}
+
+
+def describe(name: str) -> Metric | None:
+    """The metric of a name, by itself or by its family; None for a name that the table does not know."""
+    if name in METRICS:
+        return METRICS[name]
+    return next((metric for prefix, metric in FAMILIES.items() if name.startswith(prefix)), None)
