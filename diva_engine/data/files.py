@@ -68,14 +68,27 @@ def _open_parquet(path: Path, name: str) -> Table:
     import datasets
 
     try:
-        pyarrow.parquet.read_metadata(path)
+        if pyarrow.parquet.read_metadata(path).num_rows == 0:
+            raise UserError(f"{name} has no rows")
         dataset = datasets.load_dataset("parquet", data_files=_as_pattern(path), split="train")
     except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
-        cause = error.__cause__ or error
+        cause = _reason(error.__cause__ or error)
+        raise UserError(f"{name} is not readable as parquet ({cause}); write or download it again") from error
+    except PermissionError as error:
         raise UserError(
-            f"{name} is not readable as parquet ({str(cause).splitlines()[0]}); write or download it again"
+            f"{name}: no permission to read it, or to write {_cache_folder()} ({_reason(error)})"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{name}: its Arrow copy cannot be written to {_cache_folder()} ({_reason(error)}); set HF_DATASETS_CACHE"
         ) from error
     return ArrowTable(dataset, name, path.parent)
+
+
+def _cache_folder() -> str:
+    import datasets
+
+    return str(datasets.config.HF_DATASETS_CACHE)
 
 
 def _as_pattern(path: Path) -> str:
@@ -135,7 +148,7 @@ def _open_saved(folder: Path, split: str) -> Table:
     try:
         dataset = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise UserError(f"{folder} is not a readable saved dataset ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{folder} is not a readable saved dataset ({_reason(error)})") from error
     if isinstance(dataset, datasets.DatasetDict):
         dataset = _pick_split(dataset, split or "train", str(folder))
     return ArrowTable(dataset, str(folder), folder)

@@ -53,8 +53,11 @@ def _section(reply: str, tag: str) -> str:
 def _take_option(question: str, letter: str) -> tuple[str, str]:
     """The question without its options, and the text of option `letter`; unchanged and "" where there is none."""
     options = list(_OPTION.finditer(question))
+    letters = "".join(match.group(1) for match in options)
+    first = letters.rfind("AB")  # earlier ones are names of the question: "the angle at A."
+    options = options[first:]
     texts = {match.group(1): match.group(2) for match in options}
-    if len(options) < 2 or not texts.get(letter):
+    if first < 0 or not texts.get(letter):
         return question, ""
     stem = _OPTIONS_HEADING.sub("", question[: options[0].start()].rstrip())
     return stem, texts[letter]

@@ -1,0 +1,426 @@
+"""Every format that users have is read as it is; every row that cannot be used is named."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diva_engine.data.dataset import open_problems
+from diva_engine.data.images import load_image
+from diva_engine.records import UserError
+from python_tests.data.pictures import random_picture, random_png
+
+PNG = random_png()
+STRUCT = {"bytes": PNG, "path": None}
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def write_parquet(path: Path, rows: list[dict]) -> str:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+# rows of a parquet file -> (text, answer, number of images) of each question
+PARQUET = {
+    "EasyR1": (
+        [
+            {"problem": "<image>a", "answer": "1", "images": [STRUCT]},
+            {"problem": "<image>b<image>", "answer": "2", "images": [STRUCT, STRUCT]},
+            {"problem": "c", "answer": "3", "images": []},
+        ],
+        [("<image>a", "1", 1), ("<image>b<image>", "2", 2), ("c", "3", 0)],
+    ),
+    "one struct": ([{"problem": "<image>a", "answer": "1", "images": STRUCT}], [("<image>a", "1", 1)]),
+    "one struct, null in a text row": (
+        [{"problem": "<image>a", "answer": "1", "images": STRUCT}, {"problem": "b", "answer": "2", "images": None}],
+        [("<image>a", "1", 1), ("b", "2", 0)],
+    ),
+    "plain bytes": ([{"problem": "<image>a", "answer": "1", "images": PNG}], [("<image>a", "1", 1)]),
+    "list of bytes": ([{"problem": "<image>a", "answer": "1", "images": [PNG]}], [("<image>a", "1", 1)]),
+    "base64": (
+        [{"problem": "<image>a", "answer": "1", "image": base64.b64encode(PNG).decode()}],
+        [("<image>a", "1", 1)],
+    ),
+    "paths": ([{"problem": "<image>a", "answer": "1", "images": ["a.png"]}], [("<image>a", "1", 1)]),
+    "open-r1": (
+        [{"problem": "a", "solution": "<answer> 7 </answer>", "image": STRUCT}],
+        [("<image>a", "7", 1)],
+    ),
+    "verl": (
+        [
+            {
+                "data_source": "geo3k",
+                "prompt": [{"role": "user", "content": "<image>a"}],
+                "images": [STRUCT],
+                "reward_model": {"style": "rule", "ground_truth": "1"},
+                "extra_info": {"index": 0},
+            }
+        ],
+        [("<image>a", "1", 1)],
+    ),
+    "TRL": (
+        [{"prompt": [{"role": "user", "content": "a"}], "image": STRUCT, "solution": "so \\boxed{\\frac{1}{2}}"}],
+        [("<image>a", "\\frac{1}{2}", 1)],
+    ),
+    "number as answer": ([{"question": "a", "answer": 3}], [("a", "3", 0)]),
+    "GSM8K": ([{"question": "a", "answer": "1 + 1 = 2\n#### 2"}], [("a", "2", 0)]),
+}
+
+
+@pytest.mark.parametrize("case", PARQUET)
+def test_parquet_formats(case, tmp_path):
+    rows, expected = PARQUET[case]
+    (tmp_path / "a.png").write_bytes(PNG)
+    problems = open_problems(write_parquet(tmp_path / "train.parquet", rows), on_bad_row="stop")
+    assert [(p.text, p.answer, len(p.images)) for p in problems] == expected
+    for problem in problems:
+        for source in problem.images:
+            assert load_image(source).tobytes() == random_picture().tobytes()
+
+
+JSONL = {
+    "geoqa": (
+        [{"image_path": "./a.png", "question": "a", "ground_truth": "140°"}],
+        [("<image>a", "140°", 1)],
+    ),
+    "LLaVA": (
+        [
+            {
+                "id": "x",
+                "image": "a.png",
+                "conversations": [{"from": "human", "value": "<image>\na"}, {"from": "gpt", "value": "1"}],
+            }
+        ],
+        [("<image>\na", "1", 1)],
+    ),
+    "LLaVA, several images and none": (
+        [
+            {
+                "image": ["a.png", "a.png"],
+                "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "1"}],
+            },
+            {"conversations": [{"from": "human", "value": "b"}, {"from": "gpt", "value": "2"}]},
+        ],
+        [("<image><image>a", "1", 2), ("b", "2", 0)],
+    ),
+    "several questions about an image": (
+        [
+            {
+                "image": "a.png",
+                "conversations": [
+                    {"from": "human", "value": "<image>a"},
+                    {"from": "gpt", "value": "1"},
+                    {"from": "human", "value": "b"},
+                    {"from": "gpt", "value": "2"},
+                ],
+            }
+        ],
+        [("<image>a", "1", 1), ("<image>b", "2", 1)],
+    ),
+    "ms-swift": (
+        [
+            {
+                "messages": [{"role": "user", "content": "<image>a"}, {"role": "assistant", "content": "long"}],
+                "images": ["a.png"],
+                "solution": "1",
+            }
+        ],
+        [("<image>a", "1", 1)],
+    ),
+    "parts": (
+        [
+            {
+                "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}],
+                "images": ["a.png"],
+                "answer": "1",
+            }
+        ],
+        [("<image>a", "1", 1)],
+    ),
+    "text and number answers": (
+        [{"problem": "a", "answer": "1"}, {"problem": "b", "answer": 2.5}, {"problem": "c", "answer": ["3"]}],
+        [("a", "1", 0), ("b", "2.5", 0), ("c", "3", 0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+@pytest.mark.parametrize("case", JSONL)
+def test_json_formats(case, suffix, tmp_path):
+    rows, expected = JSONL[case]
+    (tmp_path / "a.png").write_bytes(PNG)
+    path = tmp_path / f"train.{suffix}"
+    if suffix == "jsonl":
+        write_jsonl(path, rows)
+    else:
+        path.write_text(json.dumps(rows))
+    problems = open_problems(str(path), on_bad_row="stop")
+    assert [(p.text, p.answer, len(p.images)) for p in problems] == expected
+    for problem in problems:
+        assert all(load_image(source).size == (84, 56) for source in problem.images)
+
+
+def test_the_columns_of_diva(tmp_path):
+    row = {
+        "id": 17,
+        "problem": "<image>a",
+        "answer": "1",
+        "images": STRUCT,
+        "difficulty": 7,
+        "category": "origin_problem",
+        "variant": ["<image>b", "c", "<image><image>d", "<image>a"],
+        "step2": ["one", "two"],
+        "text_in_image": True,
+    }
+    problems = open_problems(write_parquet(tmp_path / "train.parquet", [row]))
+    problem = problems[0]
+    assert problem.id == "17"
+    assert problem.difficulty == 7.0
+    assert problem.paraphrases == ("<image>b", "<image>c")
+    assert problem.steps == ("one", "two")
+    assert problem.text_in_image is True
+    assert problem.extra == {"category": "origin_problem"}
+    assert problem.origin == f"{tmp_path}/train.parquet:0"
+    assert "  1 paraphrases with another number of <image> markers were left out" in problems.describe()
+
+
+@pytest.mark.parametrize("wordings", [["<image>b", "<image>c"], "['<image>b', '<image>c']"])
+def test_new_questions_of_share_vl(wordings, tmp_path):
+    row = {"problem": "<image>a", "answer": "1", "images": [STRUCT], "new_questions": wordings}
+    problem = open_problems(write_parquet(tmp_path / "train.parquet", [row]))[0]
+    assert problem.paraphrases == ("<image>b", "<image>c")
+
+
+def test_a_python_list_is_never_executed(tmp_path):
+    row = {
+        "problem": "a",
+        "answer": "1",
+        "new_questions": "[__import__('os').system('touch " + str(tmp_path) + "/hit')]",
+    }
+    with pytest.raises(UserError, match="the paraphrases look like a Python list but cannot be read as one"):
+        open_problems(write_jsonl(tmp_path / "train.jsonl", [row]))
+    assert not (tmp_path / "hit").exists()
+
+
+STEPS = {
+    "list": (["a", "", "b"], ("a", "b")),
+    "null": (None, ()),
+    "repr": ("['a', 'b']", ("a", "b")),
+    "numbered text": ("Plan.\nStep 1: a\nStep 2:\nb\n", ("a", "b")),
+    "lines": ("a\n\nb", ("a", "b")),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_steps_in_every_form(case, tmp_path):
+    cell, expected = STEPS[case]
+    problem = open_problems(write_jsonl(tmp_path / "a.jsonl", [{"problem": "a", "answer": "1", "step2": cell}]))[0]
+    assert problem.steps == expected
+
+
+def test_llava_cot_by_the_rules_of_hint_grpo(tmp_path):
+    reply = (
+        "<SUMMARY>s</SUMMARY><CAPTION>c</CAPTION><REASONING>First. Step 1: AB = AC.\nStep 2: so 70.</REASONING>"
+        "<CONCLUSION>The answer is B.</CONCLUSION>"
+    )
+    question = "<image>\nFind the angle at A.\nChoices:\nA. 40°\nB. 70°\nC. 80°"
+    rows = [{"id": "g", "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]}]
+    rows[0]["image"] = "a.png"
+    problem = open_problems(write_jsonl(tmp_path / "a.jsonl", rows))[0]
+    assert problem.text == "<image>\nFind the angle at A."
+    assert problem.answer == "70°"
+    assert problem.steps == ("AB = AC.", "so 70.")
+
+
+def test_a_system_message_of_the_chat_is_kept(tmp_path):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+    problem = open_problems(write_jsonl(tmp_path / "a.jsonl", [{"prompt": chat, "answer": "1"}]))[0]
+    assert (problem.text, problem.extra["system_prompt"]) == ("a", "Be brief.")
+
+
+DIFFICULTIES = {"int": (3, 3.0), "float": (3.5, 3.5), "text": ("4", 4.0), "word": ("hard", None), "null": (None, None)}
+DIFFICULTIES |= {"zero": (0, None), "ten": (10, None), "nan": (float("nan"), None)}
+
+
+@pytest.mark.parametrize("case", DIFFICULTIES)
+def test_difficulties(case, tmp_path):
+    cell, expected = DIFFICULTIES[case]
+    rows = [{"problem": "a", "answer": "1", "difficulty": cell}]
+    problems = open_problems(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert problems[0].difficulty == expected
+    noted = any("difficulties that are no number in [1, 9]" in line for line in problems.describe())
+    assert noted == (expected is None and cell is not None)
+
+
+def test_ids_come_from_the_column_or_from_file_and_row(tmp_path):
+    rows = [{"qid": "x", "problem": "a", "answer": "1"}, {"qid": None, "problem": "b", "answer": "1"}]
+    problems = open_problems(write_jsonl(tmp_path / "geo.jsonl", rows))
+    assert problems.ids == ["x", "geo:1"]
+    assert [p.id for p in problems] == problems.ids
+    assert problems.index_of("geo:1") == 1
+
+
+def test_files_of_the_same_name_give_different_ids(tmp_path):
+    sources = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        sources.append(write_jsonl(tmp_path / name / "train.jsonl", [{"problem": name, "answer": "1"}]))
+    problems = open_problems(sources)
+    assert problems.ids == ["one/train:0", "two/train:0"]
+    assert [p.text for p in problems] == ["one", "two"]
+
+
+def test_a_repeated_id_names_both_rows(tmp_path):
+    rows = [{"id": "x", "problem": str(i), "answer": "1"} for i in range(3)]
+    path = write_jsonl(tmp_path / "a.jsonl", [rows[0], {**rows[1], "id": "y"}, rows[2]])
+    with pytest.raises(UserError, match=r"the id 'x': .*a.jsonl:0 and .*a.jsonl:2; .* data.id_key=none"):
+        open_problems(path)
+    assert open_problems(path, columns={"id": None}).ids == ["a:0", "a:1", "a:2"]
+
+
+BAD_ROWS = {
+    "empty answer": ({"problem": "a", "answer": " "}, "the answer is empty"),
+    "no answer": ({"problem": "a"}, "the answer is empty"),
+    "several answers": ({"problem": "a", "answer": ["1", "2"]}, "the answer is list"),
+    "empty question": ({"problem": "", "answer": "1"}, "the question is empty"),
+    "no question": ({"answer": "1"}, "the question is empty"),
+    "number as question": ({"problem": 3, "answer": "1"}, "the question is no text"),
+    "more markers": (
+        {"problem": "<image><image>", "answer": "1", "images": ["a.png"]},
+        "the question has 2 <image> markers, the row 1 images",
+    ),
+    "fewer markers": (
+        {"problem": "<image>", "answer": "1", "images": ["a.png", "b.png"]},
+        "the question has 1 <image> markers, the row 2 images",
+    ),
+    "marker in a text row": ({"problem": "<image>", "answer": "1"}, "the question has 1 <image> markers, the row 0"),
+    "steps that are none": ({"problem": "a", "answer": "1", "steps": 3}, "the steps are int, not a list of texts"),
+    "steps of numbers": ({"problem": "a", "answer": "1", "steps": [1]}, "the steps hold something that is no text"),
+    "several turns": (
+        {"problem": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "answer": "1"},
+        "the chat asks 2 questions, the row has one answer",
+    ),
+    "unknown role": ({"problem": [{"role": "tool", "content": "a"}], "answer": "1"}, "has the role 'tool'"),
+    "no user": ({"problem": [{"role": "system", "content": "a"}], "answer": "1"}, "no user message"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_a_bad_row_is_left_out_and_named(case, tmp_path):
+    bad, reason = BAD_ROWS[case]
+    good = {"problem": "a", "answer": "1", "images": [], "steps": None}
+    path = write_jsonl(tmp_path / "a.jsonl", [good, bad, good])
+    problems = open_problems(path)
+    assert [p.origin for p in problems] == [f"{path}:0", f"{path}:2"]
+    assert (problems.bad_rows[0].file, problems.bad_rows[0].row) == (path, 1)
+    assert reason in problems.bad_rows[0].reason
+    assert any(f"{path}:1: " in line for line in problems.describe())
+    with pytest.raises(UserError, match=r"a.jsonl:1: .*; mend the row, or set data.on_bad_row=skip"):
+        open_problems(path, on_bad_row="stop")
+
+
+def test_broken_lines_are_named_with_their_number(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = json.dumps({"problem": "a", "answer": "1"}).encode()
+    deep = b'{"problem":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    path.write_bytes(b"\n".join([good, b"", b'{"problem": ', b"[1]", b'{"\xff": 1}', b"\0\0", deep, good]))
+    problems = open_problems(str(path))
+    assert [problem.text for problem in problems] == ["a", "a"]
+    reasons = [bad.reason for bad in problems.bad_rows]
+    assert reasons[0].startswith("line 3 is not JSON")
+    assert reasons[1] == "line 4 holds no object, but list"
+    assert [reason.split(" (")[0] for reason in reasons[2:]] == [f"line {n} is not JSON" for n in (5, 6, 7)]
+
+
+def test_the_report_holds_every_row_left_out(tmp_path):
+    rows = [{"problem": "a", "answer": "1"}] + [{"problem": "a", "answer": ""}] * 7
+    problems = open_problems(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert "  and 2 more" in problems.describe()
+    problems.write_report(tmp_path / "bad_rows.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(1, 8))
+    assert lines[0] == {"file": str(tmp_path / "a.jsonl"), "row": 1, "reason": "the answer is empty"}
+
+
+def test_rows_that_fail_a_check_are_dropped_and_indices_close_up(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"id": i, "problem": "a" * i, "answer": "1"} for i in range(1, 5)])
+
+    def refuse_even(problem):
+        if len(problem.text) % 2 == 0:
+            raise UserError(f"{problem.origin}: too even")
+
+    problems = open_problems(path)
+    problems.drop_unusable(refuse_even)
+    assert (problems.ids, len(problems), problems.index_of("3")) == (["1", "3"], 2, 1)
+    assert problems[1].text == "aaa"
+    assert [str(bad) for bad in problems.bad_rows] == [f"{path}:1: too even", f"{path}:3: too even"]
+    with pytest.raises(UserError, match=r"a.jsonl:1: too even; mend the row"):
+        open_problems(path, on_bad_row="stop").drop_unusable(refuse_even)
+
+
+def test_an_image_outside_the_folder_is_refused_when_read(tmp_path):
+    row = {"problem": "a", "answer": "1", "images": ["../secret.png"]}
+    problems = open_problems(write_jsonl(tmp_path / "a.jsonl", [row]))
+    with pytest.raises(UserError, match=r"a.jsonl:0: the image path ../secret.png lies outside"):
+        problems[0]
+
+
+def test_image_dir_is_where_paths_start(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(PNG)
+    path = write_jsonl(tmp_path / "a.jsonl", [{"problem": "a", "answer": "1", "images": ["a.png"]}])
+    problems = open_problems(path, image_dir=tmp_path / "pictures")
+    assert load_image(problems[0].images[0]).size == (84, 56)
+
+
+def test_describe_tells_what_feeds_what(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"question": "a", "solution": "1", "source": "x"}])
+    assert open_problems(path).describe() == [
+        f"{path}: 1 rows",
+        "  text <- question",
+        "  answer <- solution",
+        "  without: images, id, difficulty, paraphrases, steps, text_in_image",
+        "  not read: source",
+        "1 questions, 0 rows left out",
+    ]
+
+
+MISSING_COLUMNS = {
+    "misspelt": (
+        ["id", "problem", "anwser"],
+        {},
+        "no column for the answer .* id, problem, anwser; did you mean anwser",
+    ),
+    "no answer": (["problem", "x"], {}, "its columns are problem, x; set data.answer_key=COLUMN"),
+    "no question": (["answer"], {}, "no column for the text .* set data.prompt_key=COLUMN"),
+    "named by the user": (["problem", "answer"], {"text": "problm"}, "data.prompt_key=problm, .* did you mean problem"),
+}
+
+
+@pytest.mark.parametrize("case", MISSING_COLUMNS)
+def test_a_missing_column_is_named_with_the_nearest(case, tmp_path):
+    names, columns, message = MISSING_COLUMNS[case]
+    path = write_parquet(tmp_path / "a.parquet", [dict.fromkeys(names, "1")])
+    with pytest.raises(UserError, match=message):
+        open_problems(path, columns=columns)
+
+
+def test_the_user_may_name_the_columns(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [{"problem": "a", "answer": "1", "q": "b", "gold": "2"}])
+    problem = open_problems(path, columns={"text": "q", "answer": "gold"})[0]
+    assert (problem.text, problem.answer) == ("b", "2")
