@@ -139,6 +139,9 @@ class ActorConfig:
     clip_ratio_low: float = setting(0.2, "the ratio is clipped below 1 - this", low=0)
     clip_ratio_high: float = setting(0.2, "the ratio is clipped above 1 + this", low=0)
     clip_ratio_dual: float = setting(0.0, "dual clip for negative advantages; 0 is off", low=0)
+    importance_truncation: float = setting(
+        0.0, "weight tokens by min(trainer / sampler probability, this); 0 only measures the mismatch", low=0
+    )
     loss_avg_mode: Literal["token", "seq", "constant"] = setting(
         "token", "mean over all tokens, over answers of their means, or the sum over a constant length"
     )

@@ -22,7 +22,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("word, message", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("word", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_bad_setting_is_refused_by_name(word, message):
     with pytest.raises(UserError) as error:
         load_config([word])
@@ -47,7 +47,7 @@ def test_the_saved_file_reads_back_as_the_same_config(tmp_path):
     assert load_config([f"config={tmp_path / 'config.yaml'}"]) == config
 
 
-@pytest.mark.parametrize("text, message", [("a: [1", "not valid YAML"), ("- 1", "must hold settings by section")])
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "not valid YAML"), ("- 1", "must hold settings by section")])
 def test_a_broken_file_is_named(tmp_path, text, message):
     path = tmp_path / "run.yaml"
     path.write_text(text)

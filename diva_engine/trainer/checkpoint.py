@@ -1,7 +1,7 @@
 """Checkpoints: all that a run needs to go on exactly, in one folder that appears whole or not at all.
 
 checkpoints/global_step_N/policy/       an ordinary Hugging Face folder
-checkpoints/global_step_N/trainer.pt    optimizer, schedule, ledger, question order, step, versions
+checkpoints/global_step_N/trainer.pt    optimizer, ledger, question order, step
 checkpoints/global_step_N/config.yaml   the resolved settings
 """
 

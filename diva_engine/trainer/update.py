@@ -17,7 +17,6 @@ from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics
 from diva_engine.policy.forward import answer_logprobs
 from diva_engine.policy.model import Policy
 from diva_engine.policy.packing import plan_micro_batches
-from diva_engine.policy.packing import plan_micro_batches
 from diva_engine.records import AnswerTree, Credit, ScoredGroup, UserError
 
 
@@ -55,55 +54,67 @@ class Updater:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), weight_decay=optim.weight_decay
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, learning_rate_factor(config, num_steps))
+        self.learning_rate_factor = learning_rate_factor(config, num_steps)
+        self.num_updates = 0
 
     def update(self, groups: Sequence[ScoredGroup], credit: Credit) -> dict[str, float]:
         """One or more optimizer steps on the step's rollouts. Rollouts without credit cost no forward or backward."""
         actor = self.config.worker.actor
         batches = split_batches(groups, credit, actor.global_batch_size or len(groups))
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = self._set_learning_rate()
         # With a single optimizer step the weights are still those that the ratio is taken against: no extra forward.
         is_single = len(batches) * actor.ppo_epochs == 1
         old = [None if is_single else self._logprobs_now(batch.examples) for batch in batches]
         steps = [
             self._optimizer_step(*pair) for _ in range(actor.ppo_epochs) for pair in zip(batches, old, strict=True)
         ]
-        self.schedule.step()
+        self.num_updates += 1
         trained = sum(len(example.tree.branches) for batch in batches for example in batch.examples)
         return _mean_of(steps) | {"actor/lr": learning_rate, "actor/trained_rollouts": float(trained)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "num_updates": self.num_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.num_updates = state["num_updates"]
+
+    def _set_learning_rate(self) -> float:
+        learning_rate = self.config.worker.actor.optim.lr * self.learning_rate_factor(self.num_updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        return learning_rate
 
     def _optimizer_step(self, batch: Batch, old_logprobs: list[Tensor] | None) -> dict[str, float]:
         actor = self.config.worker.actor
         divisor = batch.divisor(actor.loss_avg_mode, self.config.data.max_response_length)
         self.optimizer.zero_grad(set_to_none=True)
-        losses, entropies, metrics = [], [], []
+        losses, entropies, gaps, metrics = [], [], [], []
         for chosen in plan_micro_batches([example.tree for example in batch.examples], actor.micro_batch_tokens):
             examples = [batch.examples[i] for i in chosen]
             frozen = None if old_logprobs is None else torch.cat([old_logprobs[i] for i in chosen])
-            result, entropy = self._backward(examples, frozen, divisor)
+            result, tokens, entropy = self._backward(examples, frozen, divisor)
             losses.append(float(result.loss.detach()))
             metrics.append(result.metrics)
             entropies.append(entropy)
+            gaps.append((tokens.old_logprob - tokens.sampler_logprob).abs())
         if not batch.examples:
             return {"actor/loss": 0.0, "actor/grad_norm": 0.0}
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, actor.max_grad_norm or math.inf)
         self._refuse_broken(norm)
         self.optimizer.step()
         means = {f"actor/{name}": float(value) for name, value in PolicyLossMetrics.merge(metrics).means().items()}
-        entropy_mean = float(torch.cat(entropies).mean())
-        return {"actor/loss": sum(losses), "actor/grad_norm": float(norm), "actor/entropy": entropy_mean, **means}
+        return means | {
+            "actor/loss": sum(losses),
+            "actor/grad_norm": float(norm),
+            "actor/entropy": float(torch.cat(entropies).mean()),
+            **_gap_metrics(torch.cat(gaps)),
+        }
 
     def _backward(
         self, examples: list[Example], old_logprob: Tensor | None, divisor: float
-    ) -> tuple[PolicyLoss, Tensor]:
-        """Adds the micro-batch's gradient to the weights'; returns its loss and its entropies [T]."""
+    ) -> tuple[PolicyLoss, TokenBatch, Tensor]:
+        """Adds the micro-batch's gradient to the weights'; returns its loss, its tokens and their entropies [T]."""
         actor, temperature = self.config.worker.actor, self.config.worker.rollout.temperature
         logprob, entropy = answer_logprobs(self.policy, [e.tree for e in examples], temperature=temperature)
         lengths = [length for example in examples for length in example.tree.sequence_lengths]
@@ -116,7 +127,7 @@ class Updater:
         )
         result = self.loss(tokens, actor, divisor)
         result.loss.backward()
-        return result, entropy.detach()
+        return result, tokens, entropy.detach()
 
     def _refuse_broken(self, norm: Tensor) -> None:
         if not torch.isfinite(norm):
@@ -185,6 +196,14 @@ def learning_rate_factor(config: Config, num_steps: int) -> Callable[[int], floa
         return max(0.0, shapes[optim.lr_scheduler_type])
 
     return factor
+
+
+def _gap_metrics(gaps: Tensor) -> dict[str, float]:
+    """How far the sampler's log-probabilities lie from the trainer's; [T], NaN on prefix tokens, which nobody sampled."""
+    sampled = gaps[~gaps.isnan()]
+    if not len(sampled):
+        return {}
+    return {"sync/logprob_gap_mean": float(sampled.mean()), "sync/logprob_gap_max": float(sampled.max())}
 
 
 def _mean_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -25,13 +25,13 @@ STEPPED = {
 }
 
 
-@pytest.mark.parametrize("before, accuracy, after", CONTINUOUS.values(), ids=CONTINUOUS)
+@pytest.mark.parametrize(("before", "accuracy", "after"), CONTINUOUS.values(), ids=CONTINUOUS)
 def test_the_papers_rule(before, accuracy, after):
     new = updated_difficulty(torch.tensor([before]), torch.tensor([accuracy]), DifficultyConfig())
     assert new.item() == pytest.approx(after)
 
 
-@pytest.mark.parametrize("before, accuracy, after", STEPPED.values(), ids=STEPPED)
+@pytest.mark.parametrize(("before", "accuracy", "after"), STEPPED.values(), ids=STEPPED)
 def test_the_stepped_rule_with_its_dead_branch_mended(before, accuracy, after):
     new = updated_difficulty(torch.tensor([before]), torch.tensor([accuracy]), DifficultyConfig(rule="steps"))
     assert new.item() == pytest.approx(after)
@@ -45,7 +45,7 @@ GROUPS = [
 
 
 @pytest.mark.parametrize(
-    "over, expected", [("all", {"a": 0.5, "b": 0.5}), ("originals", {"a": 0.0, "b": 0.5}), ("variants", {"a": 1.0})]
+    ("over", "expected"), [("all", {"a": 0.5, "b": 0.5}), ("originals", {"a": 0.0, "b": 0.5}), ("variants", {"a": 1.0})]
 )
 def test_the_setting_says_whose_accuracy_counts(over, expected):
     """With one variant the pooled accuracy has a fixed point: never right and always right when hinted give 0.5."""

@@ -41,7 +41,8 @@ def test_shifts_scatter_around_the_levels_mean(level):
     shifts = [draw_shift(level, draw) for _ in range(20_000)]
     # Clipping to [-8, 8] moves the mean of level 1 (6 + N(0, 1)) by less than 0.01.
     assert sum(shifts) / len(shifts) == pytest.approx(MEAN_SHIFT[level], abs=0.03)
-    assert min(shifts) >= -8 and max(shifts) <= 8
+    assert min(shifts) >= -8
+    assert max(shifts) <= 8
 
 
 KINDS = {
@@ -55,7 +56,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("shift, kind", KINDS.items())
+@pytest.mark.parametrize(("shift", "kind"), KINDS.items())
 def test_the_shift_decides_the_kind_and_the_difficulty(shift, kind):
     variant = pose(shift)
     assert (variant.kind, variant.difficulty, variant.shift, variant.fallback) == (kind, 5.0 + shift, shift, False)
@@ -64,7 +65,7 @@ def test_the_shift_decides_the_kind_and_the_difficulty(shift, kind):
 NUM_STEPS = {-1: 1, -2: 1, -3: 2, -4: 2, -5: 3, -6: 3, -7: 3, -8: 3}
 
 
-@pytest.mark.parametrize("shift, num_steps", NUM_STEPS.items())
+@pytest.mark.parametrize(("shift", "num_steps"), NUM_STEPS.items())
 def test_hints_show_the_first_steps_and_never_the_answer(shift, num_steps):
     told = pose(shift)
     assert told.num_hint_steps == num_steps
@@ -78,7 +79,7 @@ def test_hints_show_the_first_steps_and_never_the_answer(shift, num_steps):
 OPERATIONS = {1: (1, 0.30), 2: (1, 0.45), 3: (2, 0.30), 4: (2, 0.45), 5: (3, 0.30), 6: (4, 0.45)}
 
 
-@pytest.mark.parametrize("shift, expected", OPERATIONS.items())
+@pytest.mark.parametrize(("shift", "expected"), OPERATIONS.items())
 def test_perturbations_have_their_number_and_strength(shift, expected):
     number, strength = expected
     for seed in range(20):
@@ -96,7 +97,8 @@ def test_a_rotation_is_announced_and_only_a_rotation():
         rotated = any(operation.name == "rotate" for operation in variant.operations)
         assert (ROTATED in variant.text) == rotated
         seen[rotated] += 1
-    assert seen[True] > 0 and seen[False] > 0
+    assert seen[True] > 0
+    assert seen[False] > 0
 
 
 def test_a_perturbed_question_is_sometimes_rephrased():
@@ -127,7 +129,7 @@ FALLBACKS = {
 }
 
 
-@pytest.mark.parametrize("shift, problem, kind", FALLBACKS.values(), ids=FALLBACKS)
+@pytest.mark.parametrize(("shift", "problem", "kind"), FALLBACKS.values(), ids=FALLBACKS)
 def test_what_the_record_lacks_falls_back_and_is_counted(shift, problem, kind):
     variant = pose(shift, problem)
     assert (variant.kind, variant.fallback, variant.shift, variant.difficulty) == (kind, True, 0, 5.0)
@@ -142,7 +144,7 @@ LAST_STEPS = {
 }
 
 
-@pytest.mark.parametrize("last, shown", LAST_STEPS.values(), ids=LAST_STEPS)
+@pytest.mark.parametrize(("last", "shown"), LAST_STEPS.values(), ids=LAST_STEPS)
 def test_a_last_step_is_held_back_when_it_gives_the_answer_away(last, shown):
     problem = Problem(id="q", text="?", answer="65", steps=("First.", last))
     assert (last in usable_steps(problem)) is shown

@@ -1,0 +1,135 @@
+"""An update sees each credited token once, whatever the cut into micro-batches, and divides by the whole step."""
+
+import math
+
+import pytest
+import torch
+
+from diva_engine.algorithm.losses import clipped_policy_loss
+from diva_engine.config import build_config
+from diva_engine.policy.model import load_policy
+from diva_engine.records import Credit, Problem, Request, Rollout, Score, ScoredGroup, UserError, Variant
+from diva_engine.trainer.update import Updater, learning_rate_factor, make_example, split_batches
+from python_tests.models import build_tiny_model
+from python_tests.prompts import make_prompt, random_image
+from python_tests.scored import make_group
+
+
+def credit_of(groups, *advantages, prefix_weight=None):
+    return Credit(torch.tensor(advantages), torch.tensor(prefix_weight or [0.0] * len(groups)))
+
+
+def test_rollouts_without_credit_have_no_branch_but_count_in_the_divisor():
+    groups = [make_group([1.0, 0.0, 0.0], lengths=[3, 4, 5]), make_group([0.0, 0.0], "b", lengths=[6, 7])]
+    (batch,) = split_batches(groups, credit_of(groups, 1.0, 0.0, -0.5, 0.0, 0.0), prompts_per_batch=2)
+    (example,) = batch.examples
+    assert [len(branch) for branch in example.tree.branches] == [3, 5]
+    assert example.advantage.tolist() == [1.0] * 3 + [-0.5] * 5
+    assert (batch.num_tokens, batch.num_rollouts) == (25, 5)
+    assert batch.divisor("token", 100) == 25
+    assert batch.divisor("seq", 100) == 5
+    assert batch.divisor("constant", 100) == 500
+
+
+def test_prompts_are_cut_into_optimizer_steps_in_order():
+    groups = [make_group([1.0, 0.0], name) for name in "abc"]
+    batches = split_batches(groups, credit_of(groups, *[1.0, -1.0] * 3), prompts_per_batch=2)
+    assert [len(batch.examples) for batch in batches] == [2, 1]
+    assert [batch.num_rollouts for batch in batches] == [4, 2]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    build_tiny_model("qwen2_5_vl", folder)
+    return load_policy(folder)
+
+
+@pytest.fixture
+def groups(policy):
+    """Two prompts, the second with a forced beginning of the answer; ragged answers."""
+    made = []
+    for number, prefix in enumerate(("", "ab")):
+        image = random_image(56, 56, seed=number)
+        prompt = make_prompt(policy.model, policy.processor, "How many?", [image], prefix=prefix)
+        group = make_group([1.0, 0.0, 1.0], f"q{number}", lengths=[3, 5, 2], prompt=prompt)
+        made.append(group)
+    return made
+
+
+def gradient_after(policy, groups, credit, **settings):
+    config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **settings})
+    updater = Updater(policy, clipped_policy_loss, config, num_steps=1)
+    metrics = updater.update(groups, credit)
+    return torch.cat([p.grad.flatten() for p in updater.parameters if p.grad is not None]), metrics
+
+
+def test_micro_batches_add_up_to_the_whole(policy, groups):
+    credit = credit_of(groups, 1.0, -0.5, 0.25, 0.5, -1.0, 0.75, prefix_weight=[0.0, 2.0])
+    whole, metrics = gradient_after(policy, groups, credit)
+    cut, metrics_cut = gradient_after(policy, groups, credit, **{"worker.actor.micro_batch_tokens": 1})
+    assert torch.allclose(whole, cut, atol=1e-7)
+    for name in ("actor/loss", "actor/entropy", "actor/ratio", "actor/grad_norm"):
+        assert metrics[name] == pytest.approx(metrics_cut[name], rel=1e-5, abs=1e-7), name
+
+
+def test_the_loss_is_minus_advantage_over_all_sampled_tokens(policy, groups):
+    """At the first update the ratio is 1, so the loss is -sum of the tokens' credit / tokens sampled in the step."""
+    credit = credit_of(groups, 1.0, -0.5, 0.0, 0.0, 0.0, 0.0, prefix_weight=[0.0, 2.0])
+    _, metrics = gradient_after(policy, groups, credit)
+    # One group's answers have 3, 5 and 2 tokens; the trained prefix of the second has 2 tokens of weight 2.
+    assert metrics["actor/loss"] == pytest.approx(-(3 * 1.0 - 5 * 0.5 + 2 * 2.0) / 20, rel=1e-5)
+    assert metrics["actor/ratio"] == 1.0
+    assert metrics["actor/trained_rollouts"] == 2.0
+
+
+def test_a_step_without_credit_changes_nothing(policy, groups):
+    before = [p.detach().clone() for p in policy.model.parameters()]
+    updater = Updater(policy, clipped_policy_loss, build_config({"worker.actor.optim.lr": 0.1}), num_steps=1)
+    metrics = updater.update(groups, credit_of(groups, *[0.0] * 6))
+    assert (metrics["actor/loss"], metrics["actor/grad_norm"]) == (0.0, 0.0)
+    assert all(torch.equal(old, new) for old, new in zip(before, policy.model.parameters(), strict=True))
+
+
+def test_several_updates_take_the_ratio_against_the_weights_before_the_first(policy, groups):
+    credit = credit_of(groups, 1.0, -0.5, 0.25, 0.5, -1.0, 0.75)
+    settings = {"worker.actor.ppo_epochs": 2, "worker.actor.optim.lr": 1e-3}
+    weights = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    updater = Updater(policy, clipped_policy_loss, build_config(settings), num_steps=1)
+    metrics = updater.update(groups, credit)
+    policy.model.load_state_dict(weights)
+    # First pass: 1 exactly. Second pass: moved by the first.
+    assert metrics["actor/ratio"] != 1.0
+    assert 0 < metrics["actor/kl_old"] < 1
+
+
+def test_a_broken_gradient_stops_before_the_weights_change(policy, groups):
+    before = [p.detach().clone() for p in policy.model.parameters()]
+    updater = Updater(policy, clipped_policy_loss, build_config({"worker.actor.optim.lr": 0.1}), num_steps=1)
+    with pytest.raises(UserError, match="the gradient is nan"):
+        updater.update(groups, credit_of(groups, math.nan, *[1.0] * 5))
+    assert all(torch.equal(old, new) for old, new in zip(before, policy.model.parameters(), strict=True))
+
+
+SCHEDULES = {
+    "constant": ("constant", 0, [1.0, 1.0, 1.0, 1.0]),
+    "warm-up": ("constant", 2, [0.5, 1.0, 1.0, 1.0]),
+    "linear": ("linear", 0, [1.0, 0.75, 0.5, 0.25]),
+    "cosine": ("cosine", 0, [1.0, 0.8535534, 0.5, 0.1464466]),
+}
+
+
+@pytest.mark.parametrize(("kind", "warmup", "expected"), SCHEDULES.values(), ids=SCHEDULES)
+def test_learning_rate_schedules(kind, warmup, expected):
+    optim = "worker.actor.optim"
+    config = build_config({f"{optim}.lr_scheduler_type": kind, f"{optim}.lr_warmup_steps": warmup})
+    factor = learning_rate_factor(config, num_steps=4)
+    assert [factor(step) for step in range(4)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_empty_answer_is_never_a_branch():
+    problem = Problem(id="q", text="?", answer="1")
+    request = Request(Variant(problem, 0, "original", "?", 5.0), 1)
+    rollout, score = Rollout((), (), "stop", "", 0), Score(1.0, 1.0, 1.0)
+    group = ScoredGroup(request, make_group([0.0]).prompt, (rollout,), (score,))
+    assert make_example(group, torch.tensor([1.0]), 0.0) is None
