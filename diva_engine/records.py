@@ -205,6 +205,15 @@ class RolloutEngine(Protocol):
 
 
 class RewardFunction(Protocol):
-    """Scores a batch of answers: `responses[i]` against `problems[i]`. Same length, same order."""
+    """Scores a batch of answers: `responses[i]`, of `response_lengths[i]` tokens, against `problems[i]`, in this
+    order."""
 
-    def __call__(self, responses: Sequence[str], problems: Sequence[Problem]) -> list[Score]: ...
+    def __call__(
+        self, responses: Sequence[str], problems: Sequence[Problem], response_lengths: Sequence[int], /
+    ) -> list[Score]: ...
+
+    def take_counters(self) -> dict[str, int]:
+        """What happened since the last call: answers judged by algebra, refused, out of time, failed."""
+
+    def close(self) -> None:
+        """Ends the reward's processes."""

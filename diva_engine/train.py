@@ -95,8 +95,8 @@ def build_trainer(
         greedy=collector.with_sampling(greedy),
         updater=Updater(policy, recipe.loss, config, num_steps),
         ledger=DifficultyLedger(config.difficulty),
-        logger=MetricsLogger(run_dir, loggers=tuple(config.trainer.logger)),
-        console=Console(num_steps),
+        logger=open_logger(config, run_dir),
+        console=Console(num_steps, is_shown="console" in config.trainer.logger),
         run_dir=run_dir,
         num_steps=num_steps,
     )
@@ -167,6 +167,16 @@ def open_reward(config: Config) -> RewardFunction:
         reward_function=reward.reward_function or None,
         reward_function_kwargs=reward.reward_function_kwargs,
         **pattern,
+    )
+
+
+def open_logger(config: Config, run_dir: Path) -> MetricsLogger:
+    trainer = config.trainer
+    return MetricsLogger(
+        run_dir,
+        loggers=trainer.logger,
+        project_name=trainer.project_name,
+        experiment_name=trainer.experiment_name,
     )
 
 

@@ -96,7 +96,8 @@ class Collector:
     ) -> list[ScoredGroup]:
         texts = [rollout.text for group in rollouts for rollout in group]
         problems = [r.variant.problem for r, group in zip(requests, rollouts, strict=True) for _ in group]
-        scores = iter(self.reward(texts, problems))
+        lengths = [len(rollout.token_ids) for group in rollouts for rollout in group]
+        scores = iter(self.reward(texts, problems, lengths))
         return [
             ScoredGroup(request, prompt, tuple(group), tuple(next(scores) for _ in group))
             for request, prompt, group in zip(requests, prompts, rollouts, strict=True)

@@ -88,7 +88,15 @@ class Trainer:
         self.ledger.observe(collected.asked, step)
         self.collector.engine.update_weights(step + 1)
         self._log_rollouts(collected, credit.advantage.tolist())
-        return {**rollout_metrics(collected.asked), **updated, **credit.metrics, "difficulty/mean": level}
+        counters = {f"reward/{name}": float(count) for name, count in self.collector.reward.take_counters().items()}
+        return {
+            **rollout_metrics(collected.asked),
+            **counters,
+            **credit.metrics,
+            **updated,
+            "difficulty/mean": level,
+            "step/skipped_prompts": float(len(self.collector.skipped)),
+        }
 
     def _advance(self, metrics: dict[str, float], stopwatch: Stopwatch) -> None:
         """Counts the step and logs it."""
@@ -141,6 +149,7 @@ class Trainer:
         self.ledger.load_state_dict(state["ledger"])
         self.updater.load_state_dict(state["updater"])
         self.collector.engine.update_weights(self.progress.step)
+        self.logger.resume(self.progress.step)
 
     def _finish(self) -> dict[str, Any]:
         progress = self.progress
@@ -160,6 +169,7 @@ class Trainer:
         }
         self.logger.write_summary(summary)
         self.logger.close()
+        self.collector.reward.close()
         self.console.close(_closing_line(summary))
         return summary
 

@@ -199,7 +199,8 @@ def learning_rate_factor(config: Config, num_steps: int) -> Callable[[int], floa
 
 
 def _gap_metrics(gaps: Tensor) -> dict[str, float]:
-    """How far the sampler's log-probabilities lie from the trainer's; [T], NaN on prefix tokens, which nobody sampled."""
+    """How far the sampler's log-probabilities lie from the trainer's; [T], NaN on prefix tokens: nobody sampled
+    them."""
     sampled = gaps[~gaps.isnan()]
     if not len(sampled):
         return {}

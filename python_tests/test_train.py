@@ -1,0 +1,162 @@
+"""The training command, whole: a parquet and a model folder in, a run folder out."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from diva_engine.algorithm.recipes import recipe_defaults
+from diva_engine.config import load_config
+from diva_engine.policy.model import load_policy
+from diva_engine.train import main, train
+from python_tests.models import build_tiny_model
+from python_tests.questions import EVEN_LENGTH_REWARD, write_questions
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    build_tiny_model("qwen2_5_vl", folder / "model", hidden_size=32)
+    write_questions(folder / "train.parquet", 6)
+    write_questions(folder / "val.parquet", 4)
+    (folder / "reward.py").write_text(EVEN_LENGTH_REWARD)
+    return folder
+
+
+def settings(inputs, run_dir, *extra):
+    return [
+        f"data.train_files={inputs / 'train.parquet'}",
+        f"data.val_files={inputs / 'val.parquet'}",
+        f"model={inputs / 'model'}",
+        "data.rollout_batch_size=2",
+        "data.max_response_length=8",
+        "worker.rollout.n=4",
+        "worker.actor.optim.lr=1e-3",
+        f"worker.reward.reward_function={inputs / 'reward.py'}:score",
+        "trainer.logger=[file]",
+        "trainer.max_steps=4",
+        f"trainer.save_checkpoint_path={run_dir}",
+        *extra,
+    ]
+
+
+def run(inputs, run_dir, *extra):
+    return train(load_config(settings(inputs, run_dir, *extra), recipe_defaults))
+
+
+def rows_of(run_dir, name="metrics.jsonl"):
+    return [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
+
+
+def without_times(rows):
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "diva"])
+def test_a_run_leaves_metrics_rollouts_summary_and_a_model(inputs, tmp_path, algorithm):
+    summary = run(inputs, tmp_path, f"algorithm={algorithm}", "trainer.max_steps=2")
+    prompts = 2 if algorithm == "diva" else 1
+    assert summary["steps"] == 2
+    assert summary["responses"] == 2 * 2 * prompts * 4
+    assert {"accuracy_before", "accuracy_after", "wall_s", "tokens_per_s", "algorithm", "seed"} <= summary.keys()
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    steps = [row for row in rows_of(tmp_path) if "reward/mean" in row]
+    assert [row["step"] for row in steps] == [1, 2]
+    assert all(row["sync/logprob_gap_max"] < 1e-4 for row in steps if "sync/logprob_gap_max" in row)
+    assert {"question", "text", "reward", "advantage", "difficulty"} <= rows_of(tmp_path, "rollouts.jsonl")[0].keys()
+    assert (tmp_path / "config.yaml").exists()
+
+
+def test_the_saved_folder_is_an_ordinary_model(inputs, tmp_path):
+    run(inputs, tmp_path, "trainer.max_steps=2")
+    folder = tmp_path / "checkpoints" / "global_step_2" / "policy"
+    plain = AutoModelForImageTextToText.from_pretrained(folder)
+    ours, start = load_policy(folder), load_policy(inputs / "model")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, ours.model.state_dict()[name])
+    moved = [not torch.equal(value, start.model.state_dict()[name]) for name, value in plain.state_dict().items()]
+    assert any(moved)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "diva"])
+def test_the_same_seed_gives_the_same_numbers_bit_for_bit(inputs, tmp_path, algorithm):
+    for name in ("a", "b"):
+        run(inputs, tmp_path / name, f"algorithm={algorithm}", "seed=5")
+    run(inputs, tmp_path / "c", f"algorithm={algorithm}", "seed=6")
+    first, second, other = (without_times(rows_of(tmp_path / name)) for name in "abc")
+    assert first == second
+    assert first != other
+    assert rows_of(tmp_path / "a", "rollouts.jsonl") == rows_of(tmp_path / "b", "rollouts.jsonl")
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "diva"])
+def test_two_steps_and_two_more_equal_four(inputs, tmp_path, algorithm):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(inputs, whole, f"algorithm={algorithm}", "trainer.save_freq=2")
+    run(inputs, parts, f"algorithm={algorithm}", "trainer.max_steps=2")
+    run(inputs, parts, f"algorithm={algorithm}", "trainer.load_checkpoint_path=latest")
+    steps_whole, steps_parts = (
+        [row for row in without_times(rows_of(folder)) if "reward/mean" in row] for folder in (whole, parts)
+    )
+    assert steps_whole == steps_parts
+    last = "checkpoints/global_step_4"
+    weights = [load_policy(folder / last / "policy").model.state_dict() for folder in (whole, parts)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    states = [torch.load(folder / last / "trainer.pt", weights_only=True) for folder in (whole, parts)]
+    assert torch.equal(states[0]["ledger"]["difficulty"], states[1]["ledger"]["difficulty"])
+
+
+BAD = {
+    "missing file": (["data.train_files=nowhere.parquet"], "nowhere.parquet"),
+    "no training file": (["data.train_files="], "data.train_files is empty"),
+    "no model": (["model="], "worker.actor.model.model_path is empty"),
+    "model folder that is none": (["model={inputs}"], "{inputs}"),
+    "misspelt setting": (["worker.rolout.n=3"], "did you mean worker.rollout.n?"),
+    "unknown algorithm": (["algorithm=dvia"], "did you mean diva?"),
+    "more questions than there are": (["data.rollout_batch_size=99"], "data.rollout_batch_size"),
+    "no such device": (["trainer.device=cuda"], "trainer.device=cpu"),
+    "no such logger": (["trainer.logger=[flie]"], "did you mean file?"),
+    "reward file missing": (["worker.reward.reward_function=nowhere.py:score"], "nowhere.py"),
+    "nothing to resume": (["trainer.load_checkpoint_path=latest"], "holds no checkpoint"),
+}
+
+
+@pytest.mark.parametrize(("extra", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_exit_code_2(inputs, tmp_path, capsys, extra, message):
+    if extra == ["trainer.device=cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = settings(inputs, tmp_path / "run", *[word.format(inputs=inputs) for word in extra])
+    assert main(words) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("error: ")
+    assert "\n" not in line
+    assert message.format(inputs=inputs) in line
+
+
+def test_a_table_without_answers_and_a_broken_image_are_named(inputs, tmp_path, capsys):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"problem": ["?"], "solved_by": ["x"]}), tmp_path / "no_answer.parquet")
+    assert main(settings(inputs, tmp_path / "a", f"data.train_files={tmp_path / 'no_answer.parquet'}")) == 2
+    assert "no_answer.parquet" in capsys.readouterr().err
+    rows = [{"problem": "<image>?", "answer": "1", "images": [{"bytes": b"not an image", "path": None}]}]
+    pq.write_table(pa.Table.from_pylist(rows * 3), tmp_path / "broken.parquet")
+    words = settings(inputs, tmp_path / "b", f"data.train_files={tmp_path / 'broken.parquet'}", "data.on_bad_row=stop")
+    assert main(words) == 2
+    assert "broken.parquet:0" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_written_over(inputs, tmp_path, capsys):
+    run(inputs, tmp_path, "trainer.max_steps=1")
+    assert main(settings(inputs, tmp_path, "trainer.max_steps=1")) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_list_and_settings_are_printed(capsys):
+    assert main(["--list"]) == 0
+    assert main(["--settings"]) == 0
+    text = capsys.readouterr().out
+    assert "diva" in text
+    assert "worker.rollout.n=8" in text
