@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,9 +18,9 @@ Pixels = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 def perturb(images: Sequence[Image.Image], operations: Sequence[ImageOperation], key: int) -> list[Image.Image]:
     """Applies the operations in order to every RGB image; sizes stay. Equal keys give equal pixels.
 
-    Strengths: degrees for `rotate`; else in [0, 1]: standard deviation of Gaussian noise over the full range, share of
-    pixels hit by salt and pepper, standard deviation of the speckle factor, blur over a window of 50 * strength pixels,
-    share of resolution lost, side of the occluding rectangle over the image's.
+    Strengths: degrees, counter-clockwise, for `rotate`; else s in [0, 1]: Gaussian noise of 64 s grey levels, speckle
+    of s / 2 of the value, salt and pepper on s / 4 of the pixels, blur of s / 64 of the shorter side, low resolution
+    with sides divided by 1 + 2 s, a grey rectangle over s / 4 of the area.
     """
     return [_perturb_one(image, operations, derive_seed(key, number)) for number, image in enumerate(images)]
 
@@ -45,41 +46,39 @@ def _edge_mean(pixels: Pixels) -> npt.NDArray[np.uint8]:
 def _gaussian(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     pixels = np.asarray(image)
     noise = random.standard_normal(pixels.shape, dtype=np.float32)
-    return _from_float(pixels + 255 * strength * noise)
+    return _from_float(pixels + 64 * strength * noise)
 
 
 def _speckle(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     pixels = np.asarray(image)
     noise = random.standard_normal(pixels.shape, dtype=np.float32)
-    return _from_float(pixels * (1 + strength * noise))
+    return _from_float(pixels * (1 + strength / 2 * noise))
 
 
 def _salt_pepper(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     """Whole pixels turn black or white, all over the image, so that greys stay grey."""
     pixels = np.array(image)
     draw = random.random(pixels.shape[:2], dtype=np.float32)
-    pixels[draw < strength / 2] = 0
-    pixels[draw > 1 - strength / 2] = 255
+    pixels[draw < strength / 8] = 0
+    pixels[draw > 1 - strength / 8] = 255
     return Image.fromarray(pixels)
 
 
 def _blur(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-    window = max(3, int(50 * strength) | 1)
-    sigma = 0.3 * ((window - 1) / 2 - 1) + 0.8  # OpenCV's sigma for a window
-    return image.filter(ImageFilter.GaussianBlur(sigma))
+    return image.filter(ImageFilter.GaussianBlur(strength * min(image.size) / 64))
 
 
 def _low_resolution(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-    small = [max(1, round(side * (1 - strength))) for side in image.size]
+    small = [max(1, round(side / (1 + 2 * strength))) for side in image.size]
     return image.resize((small[0], small[1]), Image.Resampling.BOX).resize(image.size, Image.Resampling.BILINEAR)
 
 
 def _occlusion(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-    width, height = (max(1, round(side * strength)) for side in image.size)
+    width, height = (max(1, round(side * math.sqrt(strength / 4))) for side in image.size)
     left = int(random.integers(0, image.width - width + 1))
     top = int(random.integers(0, image.height - height + 1))
     pixels = np.array(image)
-    pixels[top : top + height, left : left + width] = 0
+    pixels[top : top + height, left : left + width] = 128
     return Image.fromarray(pixels)
 
 
