@@ -1,4 +1,5 @@
 #include "common/device.h"
+
 #include "common/launch.h"
 
 #define DIVA_STRING(...) #__VA_ARGS__

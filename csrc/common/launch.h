@@ -13,6 +13,11 @@
 #define DIVA_GRID_SYNC() cooperative_groups::this_grid().sync()
 #endif
 
+#if defined(__CUDACC__)
+// Shared memory whose size the launch gives.
+#define DIVA_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
 #if !defined(__CUDACC_RTC__)
 namespace diva {
 // A cooperative grid must fit on the device at once.
