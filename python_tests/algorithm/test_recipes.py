@@ -1,0 +1,133 @@
+"""Plans ask what the papers ask; credits equal values worked out by hand or in double precision."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diva_engine.algorithm.advantages import group_zscore, prompt_offsets, question_offsets
+from diva_engine.algorithm.difficulty import DifficultyLedger
+from diva_engine.algorithm.plans import PlanContext
+from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
+from diva_engine.config import build_config
+from diva_engine.records import Problem, UserError
+from python_tests.scored import make_group
+
+PROBLEMS = [
+    Problem(id=name, text="<image>?", answer="1", paraphrases=("<image>!",), steps=("a", "b")) for name in "xyz"
+]
+
+
+def first_stage(name, step=0, **settings):
+    config = build_config({**recipe_defaults(name), "algorithm.adv_estimator": name, **settings})
+    context = PlanContext(config, DifficultyLedger(config.difficulty), step)
+    return next(find_recipe(name).plan(PROBLEMS, context)), config
+
+
+def test_grpo_asks_each_question_once():
+    requests, _config = first_stage("grpo", **{"worker.rollout.n": 6})
+    assert [(r.variant.key, r.num_rollouts) for r in requests] == [(("x", 0), 6), (("y", 0), 6), (("z", 0), 6)]
+
+
+def test_diva_asks_originals_and_variants_of_each_question_together():
+    requests, _ = first_stage("diva", **{"variants.num": 2})
+    assert [r.variant.key for r in requests] == [(name, i) for name in "xyz" for i in range(3)]
+    assert [r.variant.kind for r in requests][::3] == ["original"] * 3
+
+
+def test_variants_depend_on_seed_step_and_question_alone():
+    def texts(**settings):
+        return [r.variant for r in first_stage("diva", **settings)[0]]
+
+    assert texts() == texts()
+    assert texts() != texts(step=1) or texts() != texts(step=2)
+    config = build_config({"algorithm.adv_estimator": "diva"})
+    context = PlanContext(config, DifficultyLedger(config.difficulty), 0)
+    alone = [r.variant for r in next(find_recipe("diva").plan(PROBLEMS[1:2], context))]
+    assert alone == texts()[2:4], "a question's variants do not depend on the step's other questions"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_plan_returns_what_it_is_sent(name):
+    config = build_config({**recipe_defaults(name), "algorithm.adv_estimator": name})
+    run = find_recipe(name).plan(PROBLEMS, PlanContext(config, DifficultyLedger(config.difficulty), 0))
+    next(run)
+    groups = [make_group([1.0, 0.0], "x")]
+    with pytest.raises(StopIteration) as done:
+        run.send(groups)
+    assert done.value.value == groups
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match=r"did you mean grpo\?"):
+        find_recipe("gpro")
+
+
+ZSCORES = {
+    "two": ([1.0, 0.0], [math.sqrt(0.5), -math.sqrt(0.5)]),
+    "one right of four": ([1.0, 0.0, 0.0, 0.0], [1.5, -0.5, -0.5, -0.5]),
+    "all equal": ([0.9] * 7, [0.0] * 7),
+    "alone": ([1.0], [0.0]),
+    "signed": ([-1.0, 1.0, 0.0], [-1.0, 1.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize(("rewards", "expected"), ZSCORES.values(), ids=ZSCORES)
+def test_group_zscore(rewards, expected):
+    found = group_zscore(torch.tensor(rewards), torch.tensor([0, len(rewards)]))
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_groups_are_ragged_and_apart():
+    groups = [make_group([1.0, 0.0]), make_group([0.5] * 3, "b"), make_group([0.0, 0.0, 0.9], "c")]
+    credit = find_recipe("grpo").credit(groups, build_config({}))
+    expected = [0.7071, -0.7071, 0, 0, 0, -0.57735, -0.57735, 1.1547]
+    assert credit.advantage.tolist() == pytest.approx(expected, abs=1e-4)
+    assert credit.prefix_weight.tolist() == [0, 0, 0]
+
+
+def test_offsets_follow_groups_and_questions():
+    groups = [make_group([1.0, 0.0], "a"), make_group([1.0], "a", index=1), make_group([0.0] * 3, "b")]
+    assert prompt_offsets(groups).tolist() == [0, 2, 3, 6]
+    assert question_offsets(groups).tolist() == [0, 2, 3]
+    with pytest.raises(ValueError, match="must stand together"):
+        question_offsets([groups[0], groups[2], groups[1]])
+
+
+def diva_by_hand(groups, k=0.1, eps=1e-6):
+    """Steps 3 to 6 of docs/algorithms.md in double precision, one rollout at a time."""
+    rows = [(g.variant.problem.id, i, g.variant.difficulty, r) for i, g in enumerate(groups) for r in g.rewards]
+
+    def zscore(rewards, r):
+        rewards = np.array(rewards)
+        if len(rewards) < 2 or rewards.max() == rewards.min():
+            return 0.0
+        return (r - rewards.mean()) / (rewards.std(ddof=1) + eps)
+
+    def span(rewards):
+        return max(rewards) - min(rewards)
+
+    local_rewards = [[r for q, i, d, r in rows if i == row[1]] for row in rows]
+    global_rewards = [[r for q, i, d, r in rows if q == row[0]] for row in rows]
+    local = np.array([zscore(rewards, row[3]) for rewards, row in zip(local_rewards, rows, strict=True)])
+    globally = np.array([zscore(rewards, row[3]) for rewards, row in zip(global_rewards, rows, strict=True)])
+    local = (local - local.mean()) / (local.std(ddof=1) + eps)
+    globally = (globally - globally.mean()) / (globally.std(ddof=1) + eps)
+    for n, (question, _, difficulty, _) in enumerate(rows):
+        levels = [g.variant.difficulty for g in groups if g.variant.problem.id == question]
+        globally[n] *= math.exp(k * (difficulty - np.mean(levels)) * np.sign(globally[n]))
+    return local * [span(x) for x in local_rewards] + globally * [span(x) for x in global_rewards]
+
+
+def test_diva_credit_is_local_plus_weighted_global():
+    groups = [
+        make_group([1.0, 0.1, 0.0, 1.0], "a", difficulty=7.0),
+        make_group([1.0, 1.0, 1.0, 0.1], "a", index=1, kind="hint", difficulty=4.0),
+        make_group([0.0, 0.0, 0.0], "b", difficulty=5.0),
+        make_group([0.1, 0.0, 1.0], "b", index=1, kind="paraphrase", difficulty=5.0),
+        make_group([1.0, 1.0], "c", difficulty=2.0),
+    ]
+    credit = find_recipe("diva").credit(groups, build_config({"algorithm.adv_estimator": "diva"}))
+    assert credit.advantage.tolist() == pytest.approx(diva_by_hand(groups).tolist(), abs=1e-5)
+    assert credit.prefix_weight.tolist() == [0.0] * 5
