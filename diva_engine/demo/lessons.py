@@ -1,0 +1,96 @@
+"""What the warm-up shows the model: questions with the answers it should learn to give.
+
+*Plain* lessons are questions of the easy levels with their worked answers. *Hinted* ones carry the first steps in the
+question, as the trainer's hint variants do, and their answers start over. *Varied* ones come with a slightly spoilt
+image. *Listing* lessons only name the dots of several tiles; without them the model is slow to learn to find a tile.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from diva_engine.demo import tiles
+from diva_engine.demo.questions import Question, Shown
+from diva_engine.demo.vocabulary import HINT, LISTING, ROTATED
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One supervised example."""
+
+    question: str  # with its "<image>" marker
+    answer: str
+    image: Image.Image
+    shown: Shown
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How often each kind of lesson comes."""
+
+    listing: float  # share of all lessons
+    stored: float  # share of all lessons that is taken from the stored questions rather than drawn
+    hinted: float  # share of the tile questions
+    varied: float  # share of the tile questions
+    levels: Mapping[int, float]  # weight of each level among the plain tile questions
+    hinted_levels: Mapping[int, float]
+    stored_questions: Sequence[Question] = field(default=(), repr=False)
+
+
+def draw_lesson(mixture: Mixture, rng: random.Random) -> Lesson:
+    draw = rng.random()
+    if draw < mixture.listing:
+        return _listing(rng)
+    if draw < mixture.listing + mixture.stored:
+        return _stored(rng.choice(mixture.stored_questions), rng)
+    return _tile_sum(mixture, rng)
+
+
+def _listing(rng: random.Random) -> Lesson:
+    drawn = tiles.draw_tile_sum(1, rng)
+    named = rng.sample(drawn.tiles, rng.randint(2, len(drawn.tiles)))
+    question = LISTING.format(colours=", ".join(tile.colour for tile in named))
+    answer = " ".join(f"{tile.colour} {tile.dots} ;" for tile in named)
+    return Lesson(question, answer, tiles.render(drawn), tiles.shown(drawn))
+
+
+def _stored(question: Question, rng: random.Random) -> Lesson:
+    return Lesson(_any_wording(question, rng), question.solution, question.image, question.shown)
+
+
+def _tile_sum(mixture: Mixture, rng: random.Random) -> Lesson:
+    hinted = rng.random() < mixture.hinted
+    weights = mixture.hinted_levels if hinted else mixture.levels
+    level = rng.choices(list(weights), list(weights.values()))[0]
+    question = tiles.draw_question(level, rng)
+    text = _any_wording(question, rng)
+    if hinted:
+        text += HINT.format(steps=" ".join(question.steps[: rng.randint(1, max(1, level - 1))]))
+    image = question.image
+    if rng.random() < mixture.varied:
+        image, remark = spoil(image, rng)
+        text += remark
+    return Lesson(text, question.solution, image, question.shown)
+
+
+def _any_wording(question: Question, rng: random.Random) -> str:
+    return rng.choice([question.problem, *question.paraphrases])
+
+
+def spoil(image: Image.Image, rng: random.Random) -> tuple[Image.Image, str]:
+    """The image slightly rotated, noisy or blurred, and the remark that the question then carries."""
+    kind = rng.choice(("rotate", "noise", "blur"))
+    if kind == "rotate":
+        angle = rng.uniform(-12, 12)
+        turned = image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=image.getpixel((0, 0)))
+        return turned, ROTATED
+    if kind == "blur":
+        return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9))), ""
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(8, 50), (image.height, image.width, 3))
+    noisy = np.clip(np.asarray(image, np.float64) + noise, 0, 255).astype(np.uint8)
+    return Image.fromarray(noisy), ""
