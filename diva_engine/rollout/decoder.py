@@ -44,14 +44,13 @@ class Decoder:
         """tokens [N], positions [N] -> logits [N, V] of the tokens after them; the cache takes them in."""
         cache.open_place()
         cos, sin = self._cos[positions], self._sin[positions]
-        bias = cache.attention_bias
         hidden = self._text_model.embed_tokens(tokens)
         for index, layer in enumerate(self._layers):
             module = layer.module
             query, key, value = self._project(layer, module.input_layernorm(hidden))
-            keys, values = cache.write(index, _rotate(key, cos, sin), value)
-            attended = self._attend(_rotate(query, cos, sin), keys, values, bias)
-            hidden = hidden + module.self_attn.o_proj(attended)
+            grouped = _rotate(query, cos, sin).unflatten(1, (self._num_kv_heads, -1))
+            attended = cache.attend(index, grouped, _rotate(key, cos, sin), value)
+            hidden = hidden + module.self_attn.o_proj(attended.flatten(1))
             hidden = hidden + module.mlp(module.post_attention_layernorm(hidden))
         return self._head(self._text_model.norm(hidden))
 
@@ -72,11 +71,6 @@ class Decoder:
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)
         return query, key, value
-
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """query [N, heads, head size] -> [N, heads * head size]. Heads that share keys are queries side by side."""
-        grouped = query.unflatten(1, (self._num_kv_heads, -1))
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias).flatten(1)
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

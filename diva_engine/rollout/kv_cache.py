@@ -1,4 +1,8 @@
-"""Keys and values of the answers being decoded."""
+"""Keys and values of the answers being decoded, and attention over them. A prompt's are kept once for all its answers.
+
+Reading the prompt's keys is most of a decoding step's memory traffic; here the queries of all answers to a prompt read
+them together, in one matrix product, and each answer adds its own few tokens.
+"""
 
 from __future__ import annotations
 
@@ -11,56 +15,92 @@ _GROWTH = 64  # smallest number of places by which a full cache grows
 
 
 class KeyValueCache:
-    """N answers: per layer keys and values [N, key-value heads, capacity, head size], `length` places filled.
+    """N answers to B prompts of L places; per layer [B, heads, L, head size] and [N, heads, capacity, head size].
 
-    All answers are aligned at the end of their left-padded prompts, so one step writes one place for all of them.
+    `heads` counts key-value heads. The answers are sorted by prompt, and all have the same number of places filled.
     """
 
-    def __init__(self, prompts: Prefill, rows: Tensor) -> None:
-        """rows [N] int64: the prompt of each answer, an index into the prefilled ones."""
-        self.length = prompts.mask.shape[1]
-        capacity = self.length + _GROWTH
-        self._keys = [_with_capacity(keys[rows], capacity) for keys in prompts.keys]
-        self._values = [_with_capacity(values[rows], capacity) for values in prompts.values]
-        hidden_score = torch.finfo(self._keys[0].dtype).min  # not -inf: safe for every attention kernel
-        bias = torch.zeros(prompts.mask.shape, dtype=self._keys[0].dtype, device=rows.device)
-        bias.masked_fill_(~prompts.mask, hidden_score)
-        self._bias = _with_capacity(bias[rows, None, :, None], capacity, fill=0.0)
-
-    @property
-    def attention_bias(self) -> Tensor:
-        """[N, 1, 1, length], added to the scores: 0 at tokens, very negative at the prompts' padding."""
-        return self._bias[:, :, : self.length].transpose(2, 3)
+    def __init__(self, prompts: Prefill, prompt_of_answer: Tensor) -> None:
+        """prompt_of_answer [N] int64, ascending: index of each answer's prompt."""
+        self._prompt_keys, self._prompt_values = prompts.keys, prompts.values
+        self._prompt_bias = _padding_bias(prompts.mask, prompts.keys[0].dtype)
+        num_heads, _, head_size = prompts.keys[0].shape[1:]
+        shape = (len(prompt_of_answer), num_heads, _GROWTH, head_size)
+        self._keys = [keys.new_empty(shape) for keys in prompts.keys]
+        self._values = [values.new_empty(shape) for values in prompts.values]
+        self._length = 0
+        self._arrange(prompt_of_answer)
 
     def open_place(self) -> None:
         """Make room for the next token of every answer."""
-        capacity = self._bias.shape[2]
-        if self.length == capacity:
-            capacity += max(_GROWTH, capacity // 2)
-            self._keys = [_with_capacity(keys, capacity) for keys in self._keys]
-            self._values = [_with_capacity(values, capacity) for values in self._values]
-            self._bias = _with_capacity(self._bias, capacity, fill=0.0)
-        self.length += 1
+        if self._length == self._keys[0].shape[2]:
+            self._keys = [_grown(keys) for keys in self._keys]
+            self._values = [_grown(values) for values in self._values]
+        self._length += 1
 
-    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put key and value [N, heads, head size] at the open place; returns all filled places of the layer."""
-        keys, values = self._keys[layer], self._values[layer]
-        keys[:, :, self.length - 1] = key
-        values[:, :, self.length - 1] = value
-        return keys[:, :, : self.length], values[:, :, : self.length]
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Put key and value [N, heads, head size] at the open place, and let each answer see its prompt and itself.
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all answers but `rows`."""
-        self._keys = [keys[rows] for keys in self._keys]
-        self._values = [values[rows] for values in self._values]
-        self._bias = self._bias[rows]
+        query [N, heads, queries, head size] -> the same shape; the query heads that share a key stand side by side.
+        """
+        self._keys[layer][:, :, self._length - 1] = key
+        self._values[layer][:, :, self._length - 1] = value
+        own_keys = self._keys[layer][:, :, : self._length]
+        own_values = self._values[layer][:, :, : self._length]
+        query = query * query.shape[-1] ** -0.5
+        prompt_scores = self._to_slots(query) @ self._prompt_keys[layer].transpose(2, 3)
+        if self._prompt_bias is not None:
+            prompt_scores += self._prompt_bias
+        scores = torch.cat([self._to_answers(prompt_scores), query @ own_keys.transpose(2, 3)], dim=-1)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+        prompt_weights, own_weights = weights.split([scores.shape[-1] - self._length, self._length], dim=-1)
+        of_prompt = self._to_answers(self._to_slots(prompt_weights) @ self._prompt_values[layer])
+        return of_prompt + own_weights @ own_values
+
+    def keep(self, answers: Tensor) -> None:
+        """Drop all but `answers` (indices, ascending), and the prompts that are left without an answer."""
+        self._keys = [keys[answers] for keys in self._keys]
+        self._values = [values[answers] for values in self._values]
+        prompts, prompt_of_answer = self._prompt_of_answer[answers].unique(return_inverse=True)
+        if len(prompts) < len(self._prompt_keys[0]):
+            self._prompt_keys = [keys[prompts] for keys in self._prompt_keys]
+            self._prompt_values = [values[prompts] for values in self._prompt_values]
+            self._prompt_bias = None if self._prompt_bias is None else self._prompt_bias[prompts]
+        self._arrange(prompt_of_answer)
+
+    def _arrange(self, prompt_of_answer: Tensor) -> None:
+        """Give each answer a slot of its prompt; every prompt has as many slots as the largest group has answers."""
+        num_answers, num_prompts = len(prompt_of_answer), len(self._prompt_keys[0])
+        sizes = prompt_of_answer.bincount(minlength=num_prompts)
+        first_of_prompt = sizes.cumsum(0) - sizes
+        numbers = torch.arange(num_answers, device=prompt_of_answer.device)
+        self._prompt_of_answer = prompt_of_answer
+        self._slot_of_answer = numbers - first_of_prompt[prompt_of_answer]
+        # Slots left over repeat answer 0; nothing reads what they compute.
+        self._answer_of_slot = numbers.new_zeros(num_prompts, int(sizes.max()))
+        self._answer_of_slot[prompt_of_answer, self._slot_of_answer] = numbers
+
+    def _to_slots(self, of_answers: Tensor) -> Tensor:
+        """[N, heads, queries, ...] -> [B, heads, slots * queries, ...]"""
+        return of_answers[self._answer_of_slot].transpose(1, 2).flatten(2, 3)
+
+    def _to_answers(self, of_slots: Tensor) -> Tensor:
+        """[B, heads, slots * queries, ...] -> [N, heads, queries, ...]"""
+        slots = of_slots.unflatten(2, (self._answer_of_slot.shape[1], -1)).transpose(1, 2)
+        return slots[self._prompt_of_answer, self._slot_of_answer]
 
 
-def _with_capacity(filled: Tensor, capacity: int, fill: float | None = None) -> Tensor:
-    """[N, heads, filled places, size] -> the same with `capacity` places; the new ones hold `fill`, or nothing yet."""
-    num_rows, num_heads, num_filled, size = filled.shape
-    grown = filled.new_empty(num_rows, num_heads, capacity, size)
-    grown[:, :, :num_filled] = filled
-    if fill is not None:
-        grown[:, :, num_filled:] = fill
+def _padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """mask [B, L], False at padding -> [B, 1, 1, L] to add to scores; None where nothing is padded."""
+    if mask.all():
+        return None
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None]
+
+
+def _grown(filled: Tensor) -> Tensor:
+    """[N, heads, capacity, head size] with half as many places again, at least _GROWTH, the new ones unwritten."""
+    num_answers, num_heads, capacity, head_size = filled.shape
+    grown = filled.new_empty(num_answers, num_heads, capacity + max(_GROWTH, capacity // 2), head_size)
+    grown[:, :, :capacity] = filled
     return grown

@@ -1,7 +1,7 @@
 """The native rollout engine: batched sampling on the policy's own weights, without a further dependency.
 
 jobs -> chunks of at most `max_batch_rows` answers -> prompts prefilled once each (transformers' forward, pictures
-included) -> their keys and values repeated for every answer -> decoding steps; answers that end leave the batch
+included) -> decoding steps, all answers to a prompt reading its keys together; answers that end leave the batch
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from diva_engine.rollout.kv_cache import KeyValueCache
 from diva_engine.rollout.prefill import prefill
 from diva_engine.rollout.sampling import sample_tokens, uniform_table
 
-# Answers that ended are cut out of the batch when they make up this share of it: cutting copies the whole cache.
-_ENDED_SHARE = 0.25
+# Answers that ended are cut out of the batch when they make up this share of it: cutting copies the cache.
+_ENDED_SHARE = 0.125
 
 
 @dataclass
