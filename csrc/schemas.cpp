@@ -10,6 +10,15 @@ STABLE_TORCH_LIBRARY(diva_engine, m) {
       "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean, "
       "float divisor) -> (Tensor loss, Tensor gradient, Tensor totals)");
   m.def(
+      "token_logprob(Tensor logits, Tensor targets, float temperature) -> (Tensor logprob, Tensor entropy, "
+      "Tensor log_norm)");
+  m.def(
+      "token_logprob_backward(Tensor logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "
+      "Tensor? logprob_gradient, Tensor? entropy_gradient, float temperature) -> Tensor");
+  m.def(
+      "token_logprob_backward_(Tensor(a!) logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "
+      "Tensor? logprob_gradient, Tensor? entropy_gradient, float temperature) -> ()");
+  m.def(
       "diva_advantage(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, float k, "
       "int weight, int rrb, float r_max, bool sample_std, float eps, int balance, Tensor? lengths, int max_length, "
       "float w_local, float w_global) -> (Tensor advantage, Tensor local, Tensor global_)");

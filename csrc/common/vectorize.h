@@ -2,7 +2,8 @@
 // For CPU loops that the compiler turns into vector code: one binary, the widest registers of the machine it runs on.
 #include "common/macros.h"
 
-// Compiles a function once for each level of x86-64 and picks at load time. Not on templates: GCC cannot clone those.
+// Compiles a function once for each level of x86-64 and picks at load time. Not on templates: GCC cannot clone those,
+// but it can clone their explicit specialisations.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(DIVA_NO_CLONES)
 #define CPU_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else

@@ -206,16 +206,12 @@ void mean_log_ratio_cpu(const PolicyLossInput<T>& input, int64_t first, int64_t 
 template void mean_log_ratio_cpu(const PolicyLossInput<float>&, int64_t, int64_t, float*);
 template void mean_log_ratio_cpu(const PolicyLossInput<double>&, int64_t, int64_t, double*);
 
-CPU_CLONES static double policy_loss_float(const PolicyLossInput<float>& input,
-                                           const PolicyLossSettings<float>& settings, const float* mean_log_ratio,
-                                           int64_t first, int64_t last, float* gradient, double* totals) {
-  return policy_loss_tokens(input, settings, mean_log_ratio, first, last, gradient, totals);
-}
-
+// GCC clones functions, not templates.
 template <>
-double policy_loss_cpu(const PolicyLossInput<float>& input, const PolicyLossSettings<float>& settings,
-                       const float* mean_log_ratio, int64_t first, int64_t last, float* gradient, double* totals) {
-  return policy_loss_float(input, settings, mean_log_ratio, first, last, gradient, totals);
+CPU_CLONES double policy_loss_cpu(const PolicyLossInput<float>& input, const PolicyLossSettings<float>& settings,
+                                  const float* mean_log_ratio, int64_t first, int64_t last, float* gradient,
+                                  double* totals) {
+  return policy_loss_tokens(input, settings, mean_log_ratio, first, last, gradient, totals);
 }
 
 template <>

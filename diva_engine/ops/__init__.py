@@ -7,13 +7,16 @@ it looks like to torch.compile, its gradient.
 from diva_engine.ops.diva_advantage import DivaAdvantage, diva_advantage
 from diva_engine.ops.group_stats import GroupStats, group_stats
 from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics, policy_loss
+from diva_engine.ops.token_logprob import TokenLogprob, token_logprob
 
 __all__ = [
     "DivaAdvantage",
     "GroupStats",
     "PolicyLoss",
     "PolicyLossMetrics",
+    "TokenLogprob",
     "diva_advantage",
     "group_stats",
     "policy_loss",
+    "token_logprob",
 ]
