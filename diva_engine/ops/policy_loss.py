@@ -119,7 +119,7 @@ def policy_loss(
     library.refuse_gradient("policy_loss", old_logprob=old_logprob, advantage=advantage)
     if divisor is None:
         divisor = max(logprob.numel() if aggregation == "token_mean" else offsets.numel() - 1, 1)
-    value, _, totals = _PolicyLoss.apply(  # type: ignore[no-untyped-call]
+    value, _, totals = _PolicyLoss.apply(
         logprob, old_logprob, advantage, offsets, ref_logprob, sampler_logprob,
         loss, ratio == "sequence", clip_low, clip_high, clip_dual, tau_positive, tau_negative, kl, kl_coef,
         truncation, aggregation == "sequence_mean", divisor,

@@ -37,9 +37,7 @@ def token_logprob(
     Raises RuntimeError for tensors that do not fit and for a temperature of 0 or less. A target out of range is refused
     on the CPU; CUDA, which would have to wait for the device to look, gives NaN.
     """
-    logprob, entropy, _ = _TokenLogprob.apply(  # type: ignore[no-untyped-call]
-        logits, targets, temperature, inplace_backward
-    )
+    logprob, entropy, _ = _TokenLogprob.apply(logits, targets, temperature, inplace_backward)
     return TokenLogprob(logprob, entropy)
 
 
@@ -76,7 +74,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _backward(
-    ctx: Any, logprob_gradient: Tensor | None, entropy_gradient: Tensor | None, _: None
+    ctx: Any, logprob_gradient: Tensor | None, entropy_gradient: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, None, None]:
     ops = torch.ops.diva_engine
     return (
