@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Literal
 
@@ -9,6 +10,7 @@ from diva_engine.rewards.guards import is_costly
 from diva_engine.rewards.normalization import Answer, read_answer
 from diva_engine.rewards.units import units_agree
 
+Number = Fraction | float
 Verdict = Literal["right", "wrong", "refused", "ask"]
 
 MAX_ANSWER_CHARS = 400
@@ -18,7 +20,7 @@ TOLERANCE = Fraction(1, 10**6)  # between decimals, relative below 1 and absolut
 def compare(prediction: str, truth: str) -> Verdict:
     """Judge one answer without a computer-algebra system.
 
-    `right` and `wrong` are final. `ask`: only algebra can tell (2\\sqrt{3} and \\sqrt{12}). `refused`: the answer would
+    `right` and `wrong` are final. `ask`: only algebra can tell ((x+1)^2 and x^2+2x+1). `refused`: the answer would
     cost the algebra too much (towers of powers, giant factorials, very long or deep texts): it counts as wrong.
     """
     prediction, truth = prediction.strip(), truth.strip()
@@ -52,18 +54,23 @@ def _same_number(left: Answer, right: Answer) -> bool:
     assert right.value is not None
     if not units_agree(left.unit, right.unit):
         return False
-    if _close(left.value, right.value):
+    if _is_close(left.value, right.value):
         return True
     if left.is_percent and not right.is_percent:
-        return _close(left.value / 100, right.value)
+        return _is_close(left.value / 100, right.value)
     if right.is_percent and not left.is_percent:
-        return _close(left.value, right.value / 100)
+        return _is_close(left.value, right.value / 100)
     return False
 
 
-def _close(left: Fraction, right: Fraction) -> bool:
+def _is_close(left: Number, right: Number) -> bool:
     if left == right:
         return True
-    if left.denominator == 1 and right.denominator == 1:
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        is_integers = left.denominator == 1 and right.denominator == 1
+        return not is_integers and abs(left - right) <= TOLERANCE * min(Fraction(1), abs(right))
+    try:
+        left, right = float(left), float(right)
+    except OverflowError:
         return False
-    return abs(left - right) <= TOLERANCE * min(Fraction(1), abs(right))
+    return math.isclose(left, right, rel_tol=1e-12) or abs(left - right) <= float(TOLERANCE) * min(1.0, abs(right))

@@ -1,7 +1,5 @@
 """Reading an answer: from what a person or a model writes to a number with unit, a choice letter, words, or LaTeX."""
 
-# ruff: noqa: RUF001 (the look-alikes are the subject)
-
 from __future__ import annotations
 
 import re
@@ -10,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
+from diva_engine.rewards.closed_form import read_closed_form
 from diva_engine.rewards.units import read_unit
 
 _UNICODE = {
@@ -63,11 +62,11 @@ _SHORT_WORDS = frozenset({"yes", "no", "not", "all", "red", "up", "top", "low", 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as read. `value` is set for every rational number; at most one of `letter` and `is_words` is."""
+    """One answer as read. `value` is set for every number: exact where rational, a float for other closed forms."""
 
     text: str  # without spaces and dressing, for equality
     latex: str  # what math-verify is given
-    value: Fraction | None = None
+    value: Fraction | float | None = None
     unit: str = ""
     is_percent: bool = False
     letter: str = ""  # a choice letter or one-letter name, upper case
@@ -96,12 +95,11 @@ def read_answer(raw: str) -> Answer:
 def _read_unnamed(text: str) -> Answer:
     compact = text.replace(" ", "")
     latex = _DEGREES.sub(r"(\1 \\pi/180)", text) if _TRIGONOMETRY.search(text) else text.replace("°", "")
-    value, rest = _leading_value(text)
-    if value is not None:
-        is_percent = rest.startswith("%")
-        unit = read_unit(rest.removeprefix("%"))
-        if unit is not None:
-            return Answer(compact, latex, value, unit, is_percent)
+    for read_value in (_leading_value, read_closed_form):
+        found = read_value(text)
+        unit = read_unit(found[1].removeprefix("%")) if found else None
+        if found and unit is not None:
+            return Answer(compact, latex, found[0], unit, is_percent=found[1].startswith("%"))
     if _is_words(text):
         return Answer(text.casefold().replace(" ", ""), latex, is_words=True)
     if len(compact) == 1 and compact.isalpha():
@@ -153,19 +151,19 @@ def _split_name(text: str) -> tuple[str, str]:
     return named.group(1).replace(" ", ""), _unwrap(named.group(2))
 
 
-def _leading_value(text: str) -> tuple[Fraction | None, str]:
-    """The rational number that a text begins with, and what follows it."""
+def _leading_value(text: str) -> tuple[Fraction, str] | None:
+    """The rational number that a text begins with, and what follows it; None where it begins with none."""
     if _RATIO.fullmatch(text):
         parts = [Fraction(part) for part in re.split(r"[: to]+", text)]
-        return (parts[0] / parts[1], "") if len(parts) == 2 and parts[1] else (None, text)
+        return (parts[0] / parts[1], "") if len(parts) == 2 and parts[1] else None
     for pattern, value_of in _READERS:
         match = pattern.match(text)
         if match:
             try:
                 return value_of(match), text[match.end() :].strip()
             except ZeroDivisionError:
-                return None, text
-    return None, text
+                return None
+    return None
 
 
 def _number(text: str) -> Fraction:

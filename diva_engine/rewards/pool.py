@@ -23,6 +23,7 @@ from diva_engine.records import UserError
 
 WORKER_FILE = Path(__file__).with_name("worker.py")
 START_LIMIT_S = 120.0  # importing what a reward file imports, on a busy machine
+MAX_FAILED_STARTS = 3
 MAX_REPLY_BYTES = 64 << 20
 
 
@@ -119,6 +120,7 @@ class WorkerPool:
     memory_limit_mb: int | None = 4096
     name: str = "the answer checker"
     interface: str = ""  # what the workers say they have loaded
+    _failed_starts: int = 0  # in a row
     _workers: list[Worker] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -151,7 +153,8 @@ class WorkerPool:
             except BaseException:  # Ctrl-C in the middle: a worker may still be busy with this call's task
                 _kill_all(self._workers, os.getpid())
                 raise
-            return [outcome or Outcome(failure="timeout") for outcome in call.outcomes]
+            unfinished = Outcome(failure="timeout", detail=f"no result within {self.batch_time_limit_s:g} s")
+            return [outcome or unfinished for outcome in call.outcomes]
 
     def close(self) -> None:
         """End all workers. A later call starts them again."""
@@ -174,21 +177,23 @@ class WorkerPool:
 
     def _begin(self, call: _Call, wanted: int) -> None:
         """Have `wanted` workers under way and at least one of them ready."""
-        while len(self._workers) < wanted:
-            self._workers.append(Worker(self._settings))
-        while not any(worker.is_ready for worker in self._workers):
+        self._wait(call, 0.0)  # notices workers that have died since the last call
+        while True:
+            while len(self._workers) < wanted:
+                self._workers.append(Worker(self._settings))
+            if any(worker.is_ready for worker in self._workers):
+                return
             self._wait(call, 1.0)
             self._end_overdue(call)
-            if not self._workers:
-                raise RewardError(f"{self.name} did not start within {START_LIMIT_S:g} s")
 
     def _busy(self) -> Iterable[Worker]:
         return [worker for worker in self._workers if worker.task is not None or not worker.is_ready]
 
     def _assign(self, call: _Call) -> None:
         """Give every idle worker a task; start workers for those that were lost."""
-        missing = min(self.num_workers, len(call.waiting) + len(self._workers)) - len(self._workers)
-        for _ in range(min(missing, call.starts_left)):
+        free = sum(worker.task is None for worker in self._workers)
+        missing = min(self.num_workers - len(self._workers), len(call.waiting) - free, call.starts_left)
+        for _ in range(missing):
             call.starts_left -= 1
             self._workers.append(Worker(self._settings))
         for worker in list(self._workers):
@@ -218,22 +223,25 @@ class WorkerPool:
                 worker.task = None
 
     def _bury(self, call: _Call, worker: Worker) -> None:
-        words = worker.death()
+        limit = f"{self.memory_limit_mb} MB" if self.memory_limit_mb else "none"
+        words = f"{worker.death()}; its memory limit (memory_limit_mb) is {limit}"
         self._discard(worker)
         if not worker.is_ready:
-            raise RewardError(f"{self.name} cannot be loaded: {words}; {self._memory_words()}")
+            self._count_failed_start(words)
         if worker.task is not None:
-            call.finish(worker.task, Outcome(failure="died", detail=f"{words}; {self._memory_words()}"))
+            call.finish(worker.task, Outcome(failure="died", detail=words))
 
-    def _memory_words(self) -> str:
-        limit = f"{self.memory_limit_mb} MB" if self.memory_limit_mb else "none"
-        return f"its memory limit (memory_limit_mb) is {limit}"
+    def _count_failed_start(self, words: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            raise RewardError(f"{self.name} cannot be loaded: {words}")
 
     def _greet(self, worker: Worker, message: dict[str, Any]) -> None:
         if "ready" not in message:
             self._discard(worker)
             raise RewardError(f"{self.name} cannot be loaded: {message.get('error', 'no reason given')}")
         worker.is_ready = True
+        self._failed_starts = 0
         self.interface = str(message["ready"])
 
     def _end_overdue(self, call: _Call) -> None:
@@ -242,6 +250,8 @@ class WorkerPool:
             if now >= worker.deadline:
                 number = worker.task
                 self._discard(worker)
+                if not worker.is_ready:
+                    self._count_failed_start(f"it did not start within {START_LIMIT_S:g} s")
                 if number is not None:
                     call.finish(number, Outcome(failure="timeout", detail=f"no result within {self.time_limit_s:g} s"))
 

@@ -58,6 +58,8 @@ def load_reward_file(path: str, function_name: str, kwargs: dict[str, Any], kind
     if function is None:
         names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise AttributeError(f"it has no function {function_name}; it has {', '.join(names) or 'none'}")
+    if not callable(function):
+        raise TypeError(f"{function_name} is no function")
     if kind == "auto":
         kind = interface_of(function, getattr(module, "REWARD_TYPE", None))
 

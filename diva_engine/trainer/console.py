@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import time
 from collections import deque
@@ -113,10 +114,11 @@ class Console:
         if self._live is None:
             self._live = Live(console=self._terminal, get_renderable=self._render, refresh_per_second=REFRESH_PER_S)
             self._live.start()
+            atexit.register(self.close)  # a run that ends by an error leaves the cursor visible
         self._live.refresh()
 
     def _render(self) -> RenderableType:
-        table = Table(caption=LEGEND if self._rows else None, caption_style="dim")
+        table = Table()
         table.add_column("step", justify="right")
         for column in COLUMNS:
             table.add_column(column.title, justify="right")
@@ -128,8 +130,8 @@ class Console:
             ProgressBar(total=max(1, self._num_steps), completed=self._step, width=40),
             Text(f"{self._eta()}{self._phase_words()}"),
         )
-        below = [Text(self._held_out)] if self._held_out else []
-        return Group(table, *below, progress)
+        below = [Text(line) for line in (self._held_out,) if line]
+        return Group(table, Text(LEGEND, style="dim"), *below, progress)
 
     def _plain_line(self, step: int, cells: list[str]) -> str:
         numbers = "  ".join(f"{column.title} {cell}" for column, cell in zip(COLUMNS, cells, strict=True))
