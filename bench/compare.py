@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diva_engine.algorithm.recipes import recipe_defaults
-from diva_engine.config import load_config
+from diva_engine.settings import load_config
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from diva_engine.config import Config, build_config
+from diva_engine.config import Config
 from diva_engine.data.dataset import open_problems
 from diva_engine.records import Sampling, UserError
+from diva_engine.settings import build_config
 from diva_engine.train import build_collector, build_encoder, open_policy
 from diva_engine.trainer.validate import Validation, validate
 

@@ -16,7 +16,7 @@ import torch
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
-from diva_engine.config import Config, describe_settings, load_config, save_config
+from diva_engine.config import Config
 from diva_engine.data.dataset import ProblemSet, open_problems
 from diva_engine.data.prompts import PromptEncoder
 from diva_engine.data.sampler import QuestionSampler
@@ -24,6 +24,7 @@ from diva_engine.policy.model import Policy, load_policy
 from diva_engine.records import Problem, RewardFunction, Sampling, UserError
 from diva_engine.rewards.reward import build_reward
 from diva_engine.rollout.native_engine import NativeEngine
+from diva_engine.settings import describe_settings, load_config, save_config
 from diva_engine.trainer.checkpoint import find_checkpoint, load_trainer_state
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.console import Console

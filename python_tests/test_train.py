@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from diva_engine.algorithm.recipes import recipe_defaults
-from diva_engine.config import load_config
 from diva_engine.policy.model import load_policy
+from diva_engine.settings import load_config
 from diva_engine.train import main, train
 from python_tests.models import build_tiny_model
 from python_tests.questions import EVEN_LENGTH_REWARD, write_questions

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from diva_engine.config import Config, save_config
+from diva_engine.config import Config
 from diva_engine.policy.model import Policy
 from diva_engine.records import UserError
+from diva_engine.settings import save_config
 
 FOLDER = re.compile(r"global_step_(\d+)")
 

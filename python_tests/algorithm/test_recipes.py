@@ -10,8 +10,8 @@ from diva_engine.algorithm.advantages import group_zscore, prompt_offsets, quest
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.plans import PlanContext
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
-from diva_engine.config import build_config
 from diva_engine.records import Problem, UserError
+from diva_engine.settings import build_config
 from python_tests.scored import make_group
 
 PROBLEMS = [

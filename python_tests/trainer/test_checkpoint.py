@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from diva_engine.config import build_config
 from diva_engine.policy.model import load_policy
 from diva_engine.records import UserError
+from diva_engine.settings import build_config
 from diva_engine.trainer.checkpoint import find_checkpoint, list_checkpoints, load_trainer_state, save_checkpoint
 from diva_engine.trainer.run_dir import find_run_dir
 from python_tests.models import build_tiny_model

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from diva_engine.algorithm.losses import clipped_policy_loss
-from diva_engine.config import build_config
 from diva_engine.policy.model import load_policy
 from diva_engine.records import Credit, Problem, Request, Rollout, Score, ScoredGroup, UserError, Variant
+from diva_engine.settings import build_config
 from diva_engine.trainer.update import Updater, learning_rate_factor, make_example, split_batches
 from python_tests.models import build_tiny_model
 from python_tests.prompts import make_prompt, random_image

@@ -2,8 +2,9 @@
 
 import pytest
 
-from diva_engine.config import Config, build_config, describe_settings, flatten, load_config, save_config
+from diva_engine.config import Config
 from diva_engine.records import UserError
+from diva_engine.settings import build_config, describe_settings, flatten, load_config, save_config
 
 REFUSED = {
     "misspelt name": ("worker.actor.clip_ratio_hihg=1", "did you mean worker.actor.clip_ratio_high?"),
