@@ -22,4 +22,7 @@ STABLE_TORCH_LIBRARY(diva_engine, m) {
       "diva_advantage(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, float k, "
       "int weight, int rrb, float r_max, bool sample_std, float eps, int balance, Tensor? lengths, int max_length, "
       "float w_local, float w_global) -> (Tensor advantage, Tensor local, Tensor global_)");
+  m.def(
+      "perturb_images(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, int[] launches, "
+      "int seed, SymInt scratch_bytes, SymInt output_bytes) -> Tensor");
 }

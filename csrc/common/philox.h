@@ -4,6 +4,10 @@
 
 namespace diva {
 
+constexpr int kPhiloxRounds = 10;
+constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxStep0 = 0x9E3779B9u, kPhiloxStep1 = 0xBB67AE85u;
+
 struct Random4 {
   uint32_t x, y, z, w;
 };
@@ -20,12 +24,12 @@ HOST_DEVICE Random4 philox4x32_10(Random4 counter, uint32_t key0, uint32_t key1)
 #if defined(__CUDA_ARCH__)
 #pragma unroll
 #endif
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t high0 = multiply_high(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
-    const uint32_t high1 = multiply_high(0xCD9E8D57u, counter.z), low1 = 0xCD9E8D57u * counter.z;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const uint32_t high0 = multiply_high(kPhiloxMultiplier0, counter.x), low0 = kPhiloxMultiplier0 * counter.x;
+    const uint32_t high1 = multiply_high(kPhiloxMultiplier1, counter.z), low1 = kPhiloxMultiplier1 * counter.z;
     counter = Random4{high1 ^ counter.y ^ key0, low1, high0 ^ counter.w ^ key1, low0};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    key0 += kPhiloxStep0;
+    key1 += kPhiloxStep1;
   }
   return counter;
 }
