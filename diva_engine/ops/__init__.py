@@ -6,17 +6,26 @@ it looks like to torch.compile, its gradient.
 
 from diva_engine.ops.diva_advantage import DivaAdvantage, diva_advantage
 from diva_engine.ops.group_stats import GroupStats, group_stats
+from diva_engine.ops.image_batch import ImageBatch, pack_images
+from diva_engine.ops.perturb_images import perturb_images, perturb_packed
+from diva_engine.ops.perturbation_plan import PerturbationPlan, plan_perturbations
 from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics, policy_loss
 from diva_engine.ops.token_logprob import TokenLogprob, token_logprob
 
 __all__ = [
     "DivaAdvantage",
     "GroupStats",
+    "ImageBatch",
+    "PerturbationPlan",
     "PolicyLoss",
     "PolicyLossMetrics",
     "TokenLogprob",
     "diva_advantage",
     "group_stats",
+    "pack_images",
+    "perturb_images",
+    "perturb_packed",
+    "plan_perturbations",
     "policy_loss",
     "token_logprob",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 16  # bytes: where `pack_images` and the ops let an image begin, so that a GPU reads 16 bytes at once
+MAX_SIDE = 16384  # then byte positions within an image fit 32 bits
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class ImageBatch:
             check_size(size, f"image {i}")
             height, width, channels = size
             if offset < 0 or offset + height * width * channels > len(self.pixels):
-                raise ValueError(f"image {i} of {size} at byte {offset} lies outside the {len(self.pixels)} pixel bytes")
+                raise ValueError(
+                    f"image {i} of {size} at byte {offset} lies outside the {len(self.pixels)} pixel bytes"
+                )
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -45,8 +48,8 @@ def check_size(size: Sequence[int], name: str) -> None:
     """Refuse what is no image, in words."""
     if len(size) != 3 or size[2] not in (1, 3, 4):
         raise ValueError(f"{name} must be [H, W, C] with C 1, 3 or 4, not {tuple(size)}")
-    if not (0 < size[0] <= 32768 and 0 < size[1] <= 32768):
-        raise ValueError(f"{name} must have sides of 1 to 32768 pixels, not {size[0]} x {size[1]}")
+    if not (0 < size[0] <= MAX_SIDE and 0 < size[1] <= MAX_SIDE):
+        raise ValueError(f"{name} must have sides of 1 to {MAX_SIDE} pixels, not {size[0]} x {size[1]}")
 
 
 def aligned_offsets(sizes: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:

@@ -127,6 +127,8 @@ def make_stages(operation: ImageOperation, size: Size, expand_canvas: bool, tabl
     if operation.name == "rotate":
         cosine, sine = (round(value * 2**32) for value in cosine_sine(operation.strength))
         result = rotated_size(size, operation.strength) if expand_canvas else size
+        if math.prod(result) >= 2**31:
+            raise ValueError(f"rotate would need a canvas of {result[0]} x {result[1]}, which is too large")
         return [Stage(ROTATE, size, result, (cosine, sine, 0, 0))]
     if operation.name == "blur":
         std = operation.strength * min(height, width) / 64
@@ -174,7 +176,8 @@ def plan_perturbations(
     """Plan the perturbation of a batch. The plan is on the CPU; `to` moves it."""
     if not len(sizes) == len(offsets) == len(operations) == len(keys):
         raise ValueError(
-            f"{len(sizes)} images, {len(operations)} lists of operations and {len(keys)} keys: there must be as many of each"
+            f"{len(sizes)} images, {len(operations)} lists of operations and {len(keys)} keys: "
+            "there must be as many of each"
         )
     tables = Tables()
     images = [image_stages(ops, size, expand_canvas, tables) for ops, size in zip(operations, sizes, strict=True)]

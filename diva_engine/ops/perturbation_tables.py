@@ -21,7 +21,9 @@ def normal_quantiles() -> Tensor:
     """[4096] int32: the quantiles (i + 1/2) / 4096 of the standard normal distribution, in units of 2^-11."""
     count = 1 << NORMAL_BITS
     normal = NormalDist()
-    return torch.tensor([round(normal.inv_cdf((i + 0.5) / count) / NORMAL_UNIT) for i in range(count)], dtype=torch.int32)
+    return torch.tensor(
+        [round(normal.inv_cdf((i + 0.5) / count) / NORMAL_UNIT) for i in range(count)], dtype=torch.int32
+    )
 
 
 @lru_cache(maxsize=256)
