@@ -26,6 +26,7 @@ class DataConfig:
     prompt_key: str = setting("", "column of the question; empty: found by its usual names")
     answer_key: str = setting("", "column of the answer; empty: found by its usual names")
     image_key: str = setting("", "column of the images; empty: found by its usual names")
+    id_key: str = setting("", "column of the ids; empty: found by its usual names; none: ids are file and row")
     image_dir: str = setting("", "folder that relative image paths start from")
     format_prompt: str = setting("", "Jinja file that receives the question as `content` and renders the user message")
     system_prompt: str = setting("", "system message put before every question")
@@ -37,6 +38,9 @@ class DataConfig:
     min_pixels: int = setting(0, "images below this area are enlarged to it; 0 leaves it to the image processor", low=0)
     max_pixels: int = setting(0, "images above this area are shrunk to it; 0 leaves it to the image processor", low=0)
     on_bad_row: Literal["skip", "stop"] = setting("skip", "what to do with a row that cannot be used")
+    font: str = setting(
+        "", "TrueType or OpenType file for questions drawn into images; empty: Pillow's own, Latin letters"
+    )
 
 
 @dataclass(frozen=True)

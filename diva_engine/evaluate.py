@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from diva_engine.config import Config
-from diva_engine.data.dataset import open_problems
 from diva_engine.records import Sampling, UserError
 from diva_engine.settings import build_config
-from diva_engine.train import build_collector, build_encoder, open_policy
+from diva_engine.train import build_collector, build_encoder, open_file, open_policy
 from diva_engine.trainer.validate import Validation, validate
 
 
@@ -55,7 +54,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def evaluate(options: argparse.Namespace) -> Validation:
     """Asks every question of the file `--n` times."""
     config = settings_of(options)
-    problems = open_problems(options.data, image_dir=config.data.image_dir or None, on_bad_row=config.data.on_bad_row)
+    problems = open_file(options.data, config.data)
     policy = open_policy(config)
     encoder = build_encoder(config, policy)
     problems.drop_unusable(encoder.check)

@@ -16,7 +16,7 @@ import torch
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
-from diva_engine.config import Config
+from diva_engine.config import Config, DataConfig
 from diva_engine.data.dataset import ProblemSet, open_problems
 from diva_engine.data.prompts import PromptEncoder
 from diva_engine.data.sampler import QuestionSampler
@@ -77,7 +77,8 @@ def build_trainer(
     """The parts of a run, each from its own settings."""
     recipe = find_recipe(config.algorithm.adv_estimator)
     encoder = build_encoder(config, policy)
-    train_problems.drop_unusable(encoder.check)
+    if train_problems.drop_unusable(encoder.check):
+        print("\n".join(train_problems.describe_rows()))
     train_problems.write_report(run_dir / "bad_rows.jsonl")
     sampler = QuestionSampler(
         len(train_problems), config.data.rollout_batch_size, seed=config.data.seed, shuffle=config.data.shuffle
@@ -108,15 +109,17 @@ def open_data(config: Config) -> tuple[ProblemSet, Sequence[Problem]]:
     data = config.data
     if not data.train_files:
         raise UserError("data.train_files is empty; give a parquet, jsonl or json file, a folder or a hub name")
-    keys = {"text": data.prompt_key, "answer": data.answer_key, "images": data.image_key}
-    columns = {field: column for field, column in keys.items() if column}
-
-    def opened(files: str) -> ProblemSet:
-        problems = open_problems(files, columns=columns, image_dir=data.image_dir or None, on_bad_row=data.on_bad_row)
+    opened = [open_file(files, data) for files in (data.train_files, data.val_files) if files]
+    for problems in opened:
         print("\n".join(problems.describe()))
-        return problems
+    return opened[0], opened[1] if data.val_files else []
 
-    return opened(data.train_files), opened(data.val_files) if data.val_files else []
+
+def open_file(files: str, data: DataConfig) -> ProblemSet:
+    """The questions behind one `data.train_files` or `data.val_files`, by the columns that the user named."""
+    keys = {"text": data.prompt_key, "answer": data.answer_key, "images": data.image_key, "id": data.id_key}
+    columns = {field: None if column == "none" else column for field, column in keys.items() if column}
+    return open_problems(files, columns=columns, image_dir=data.image_dir or None, on_bad_row=data.on_bad_row)
 
 
 def open_policy(config: Config, checkpoint: Path | None = None) -> Policy:
@@ -146,6 +149,7 @@ def build_encoder(config: Config, policy: Policy) -> PromptEncoder:
         max_pixels=data.max_pixels or None,
         max_prompt_length=data.max_prompt_length,
         image_dir=data.image_dir or None,
+        font_path=data.font,
     )
 
 

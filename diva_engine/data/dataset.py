@@ -100,11 +100,15 @@ class ProblemSet:
         for source in self._sources:
             lines.append(f"{source.table.name}: {len(source.table)} rows")
             lines += [f"  {line}" for line in source.columns.describe()]
-        lines.append(f"{len(self)} questions, {len(self.bad_rows)} rows left out")
+        return lines + self.describe_rows() + [f"  {count} {note}" for note, count in self.notes.items()]
+
+    def describe_rows(self) -> list[str]:
+        """How many questions there are, and the first rows left out."""
+        lines = [f"{len(self)} questions, {len(self.bad_rows)} rows left out"]
         lines += [f"  {bad}" for bad in self.bad_rows[:5]]
         if len(self.bad_rows) > 5:
             lines.append(f"  and {len(self.bad_rows) - 5} more")
-        return lines + [f"  {count} {note}" for note, count in self.notes.items()]
+        return lines
 
     def write_report(self, path: Path) -> None:
         """All rows left out, one JSON object a line: file, row, reason."""
@@ -112,10 +116,10 @@ class ProblemSet:
             for bad in self.bad_rows:
                 file.write(json.dumps({"file": bad.file, "row": bad.row, "reason": bad.reason}) + "\n")
 
-    def drop_unusable(self, check: Callable[[Problem], None]) -> None:
-        """Runs `check` on every question and leaves out those for which it raises UserError. Indices close up.
+    def drop_unusable(self, check: Callable[[Problem], None]) -> int:
+        """Runs `check` on every question and leaves out those for which it raises UserError; returns their number.
 
-        Call it before anything keeps an index. With `on_bad_row="stop"` the first is raised instead.
+        Indices close up: call it before anything keeps one. With `on_bad_row="stop"` the first is raised instead.
         """
         kept = []
         for index, place in enumerate(self._places):
@@ -126,9 +130,11 @@ class ProblemSet:
                 self._leave_out(place.source, place.row, str(error))
         if not kept:
             raise UserError(f"no row of {self._names()} can be used; the first: {self.bad_rows[0]}")
+        num_dropped = len(self._places) - len(kept)
         self._places = [self._places[index] for index in kept]
         self.ids = [self.ids[index] for index in kept]
         self._index = {problem_id: index for index, problem_id in enumerate(self.ids)}
+        return num_dropped
 
     def _scan(self, number: int) -> None:
         """Reads every row's texts once, without its images, and keeps the places of those that can be used."""

@@ -365,7 +365,7 @@ def test_rows_that_fail_a_check_are_dropped_and_indices_close_up(tmp_path):
             raise UserError(f"{problem.origin}: too even")
 
     problems = open_problems(path)
-    problems.drop_unusable(refuse_even)
+    assert problems.drop_unusable(refuse_even) == 2
     assert (problems.ids, len(problems), problems.index_of("3")) == (["1", "3"], 2, 1)
     assert problems[1].text == "aaa"
     assert [str(bad) for bad in problems.bad_rows] == [f"{path}:1: too even", f"{path}:3: too even"]
