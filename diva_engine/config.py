@@ -149,8 +149,18 @@ class RewardConfig:
     format_pattern: str = setting(
         "", "regular expression the whole answer must match; empty: <think>...</think>...\\boxed{...}"
     )
-    time_limit_s: float = setting(5.0, "wall-clock limit of one verification", low=0.01)
-    num_workers: int = setting(2, "processes that verify answers", low=1)
+    answer_tag: Literal["boxed", "answer", "any"] = setting(
+        "boxed", "where the final answer stands: the last \\boxed{}, <answer>...</answer>, or also in plain words"
+    )
+    time_limit_s: float = setting(5.0, "wall-clock limit of scoring one answer", low=0.01)
+    batch_time_limit_s: float = setting(30.0, "wall-clock limit of scoring one batch", low=0.01)
+    num_workers: int = setting(2, "processes that score answers", low=1)
+    memory_limit_mb: int = setting(4096, "address space of one such process; 0: no limit", low=0)
+    reward_type: Literal["auto", "batch", "sequential", "completions"] = setting(
+        "auto", "interface of your own reward (docs/rewards.md); auto reads it from the file"
+    )
+    on_failure: Literal["stop", "score"] = setting("stop", "when your own reward fails: stop, or give failed_score")
+    failed_score: float = setting(0.0, "score of an answer on which your own reward fails")
 
 
 @dataclass(frozen=True)

@@ -162,17 +162,7 @@ def build_collector(config: Config, policy: Policy, encoder: PromptEncoder) -> C
 
 def open_reward(config: Config) -> RewardFunction:
     """The user's own reward, or accuracy and format."""
-    reward = config.worker.reward
-    pattern = {"format_pattern": reward.format_pattern} if reward.format_pattern else {}
-    return build_reward(
-        accuracy_weight=reward.accuracy_weight,
-        format_weight=reward.format_weight,
-        time_limit_s=reward.time_limit_s,
-        num_workers=reward.num_workers,
-        reward_function=reward.reward_function or None,
-        reward_function_kwargs=reward.reward_function_kwargs,
-        **pattern,
-    )
+    return build_reward(**vars(config.worker.reward))
 
 
 def open_logger(config: Config, run_dir: Path) -> MetricsLogger:

@@ -30,8 +30,10 @@ def compare(prediction: str, truth: str) -> Verdict:
         return "right"
     if max(len(prediction), len(truth)) > MAX_ANSWER_CHARS:
         return "refused"
-    verdict = _compare_read(read_answer(prediction), read_answer(truth))
-    return "refused" if verdict == "ask" and is_costly(prediction) else verdict
+    read = read_answer(prediction)
+    verdict = _compare_read(read, read_answer(truth))
+    is_refused = verdict == "ask" and (len(read.latex) > 2 * MAX_ANSWER_CHARS or is_costly(read.latex))
+    return "refused" if is_refused else verdict
 
 
 def _compare_read(left: Answer, right: Answer) -> Verdict:

@@ -13,6 +13,7 @@ from diva_engine.records import Problem, Score, UserError
 from diva_engine.rewards.format import FormatPattern, tighten_tags
 from diva_engine.rewards.pool import Outcome, RewardError, WorkerPool
 
+OnFailure = Literal["stop", "score"]
 RewardType = Literal["auto", "batch", "sequential", "completions"]
 
 RIGHT_FROM = 0.5  # an overall score from here on counts as right where the function gives no accuracy
@@ -59,7 +60,7 @@ class CustomReward:
         time_limit_s: float,
         batch_time_limit_s: float,
         num_workers: int,
-        memory_limit_mb: int | None,
+        memory_limit_mb: int,
     ) -> None:
         path, function = split_reward_function(setting)
         self._name = f"{path.name}:{function}"
@@ -138,7 +139,7 @@ class CustomReward:
         if self._failed_score is not None:
             return Score(reward=self._failed_score, accuracy=0.0, format=0.0)
         place = "on the whole batch" if failure.concerns_all else f"on item {index} (problem {problem.id})"
-        mend = "mend the function, or set failed_score (e.g. 0) to give such answers that score and go on"
+        mend = "mend the function, or set on_failure=score to give such answers failed_score and go on"
         if failure.outcome.failure == "timeout":
             mend = f"raise time_limit_s or batch_time_limit_s, {mend}"
         raise RewardError(f"reward function {self._name} failed {place}: {failure.outcome.detail}; {mend}")

@@ -110,14 +110,14 @@ class WorkerPool:
 
     `load` is what a worker loads (worker.py). A task that takes longer than `time_limit_s` loses its worker, which is
     killed and started anew; tasks not finished `batch_time_limit_s` after the call began come back as timed out.
-    `memory_limit_mb` is a worker's whole address space (None: no limit). Workers start with the first call.
+    `memory_limit_mb` is a worker's whole address space (0: no limit). Workers start with the first call.
     """
 
     load: Sequence[Any]
     time_limit_s: float = 5.0
     batch_time_limit_s: float = 30.0
     num_workers: int = 2
-    memory_limit_mb: int | None = 4096
+    memory_limit_mb: int = 4096
     name: str = "the answer checker"
     interface: str = ""  # what the workers say they have loaded
     _failed_starts: int = 0  # in a row

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from diva_engine.records import Problem, Score, UserError
 from diva_engine.rewards.answers import compare
-from diva_engine.rewards.custom import CustomReward, RewardType
+from diva_engine.rewards.custom import CustomReward, OnFailure, RewardType
 from diva_engine.rewards.extraction import AnswerTag, extract_answer
 from diva_engine.rewards.format import DEFAULT_FORMAT_PATTERN, FormatPattern, tighten_tags
 from diva_engine.rewards.normalization import read_answer
@@ -103,34 +103,34 @@ def build_reward(
     time_limit_s: float = 5.0,
     batch_time_limit_s: float = 30.0,
     num_workers: int = 2,
-    memory_limit_mb: int | None = 4096,
+    memory_limit_mb: int = 4096,
     reward_function: str | None = None,
     reward_function_kwargs: Mapping[str, Any] | None = None,
     reward_type: RewardType = "auto",
-    failed_score: float | None = None,
+    on_failure: OnFailure = "stop",
+    failed_score: float = 0.0,
 ) -> AnswerReward | CustomReward:
     """A `records.RewardFunction` with `close()` and `take_counters()`.
 
     An empty `format_pattern` is EasyR1's: <think>...</think>...\\boxed{...}. `time_limit_s` bounds one answer,
-    `batch_time_limit_s` one call; `memory_limit_mb` (None: no limit) one worker's address space. With `reward_function`
-    ("path.py:function") the user's function scores; `failed_score` is what an answer gets on which it fails (None: the
-    failure raises). Raises UserError for a setting or a file that cannot be used.
+    `batch_time_limit_s` one call; `memory_limit_mb` (0: no limit) one worker's address space. With `reward_function`
+    ("path.py:function") the user's function scores; an answer on which it fails raises RewardError or, with
+    `on_failure="score"`, gets `failed_score`. Raises UserError for a setting or a file that cannot be used.
     """
     _check("answer_tag", answer_tag in get_args(AnswerTag), answer_tag, "boxed, answer or any")
     _check("reward_type", reward_type in get_args(RewardType), reward_type, "auto, batch, sequential or completions")
+    _check("on_failure", on_failure in get_args(OnFailure), on_failure, "stop or score")
     _check("time_limit_s", time_limit_s > 0, time_limit_s, "a number of seconds above 0")
     _check("batch_time_limit_s", batch_time_limit_s > 0, batch_time_limit_s, "a number of seconds above 0")
     _check("num_workers", num_workers >= 1, num_workers, "at least 1")
-    _check(
-        "memory_limit_mb", memory_limit_mb is None or memory_limit_mb >= 256, memory_limit_mb, "null or at least 256"
-    )
+    _check("memory_limit_mb", memory_limit_mb == 0 or memory_limit_mb >= 256, memory_limit_mb, "0 or at least 256")
     pattern = FormatPattern(format_pattern or DEFAULT_FORMAT_PATTERN)
     if reward_function:
         return CustomReward(
             reward_function,
             reward_function_kwargs or {},
             reward_type=reward_type,
-            failed_score=failed_score,
+            failed_score=failed_score if on_failure == "score" else None,
             format_pattern=pattern,
             time_limit_s=time_limit_s,
             batch_time_limit_s=batch_time_limit_s,

@@ -20,7 +20,7 @@ class JsonLines:
         self._has_warned = False
 
     def append(self, row: Mapping[str, Any]) -> None:
-        line = to_json(row).encode() + b"\n"
+        line = to_json(row).encode(errors="replace") + b"\n"  # a text may hold half a character
         try:
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)

@@ -38,6 +38,7 @@ METRICS: dict[str, Metric] = {
     "variants/hint_steps": Metric("steps", "mean number of solution steps shown by a hint"),
     "step/rollouts": Metric("rollouts", "answers generated in the step"),
     "step/tokens": Metric("tokens", "tokens sampled in the step"),
+    "step/skipped_prompts": Metric("prompts", "prompts that could not be encoded since the run began"),
     "actor/loss": Metric("", "policy loss, KL term included"),
     "actor/entropy": Metric("nats", "mean entropy of the policy's next-token distribution"),
     "actor/grad_norm": Metric("", "gradient norm before clipping"),
@@ -48,6 +49,7 @@ METRICS: dict[str, Metric] = {
     "sync/logprob_gap_mean": Metric(
         "nats", "mean |log-probability in the trainer - in the sampler|; near 0 is healthy"
     ),
+    "sync/logprob_gap_max": Metric("nats", "largest |log-probability in the trainer - in the sampler| of a token"),
     "throughput/tokens_per_s": Metric("tokens/s", "tokens sampled per second of the whole step"),
     "throughput/rollout_tokens_per_cpu_s": Metric("tokens/s", "tokens sampled per CPU second of generation"),
     "time/step_s": Metric("s", "the whole step, wall clock"),
@@ -65,6 +67,7 @@ METRICS: dict[str, Metric] = {
 FAMILIES: dict[str, Metric] = {
     "val/accuracy/": Metric("share", "held-out accuracy of the questions with this value of a column"),
     "accuracy/": Metric("share", "right rollouts of prompts of this kind"),
+    "actor/": Metric("", "mean over the trained tokens of a number that the loss reports"),
     "time/": Metric("s", "time in this phase of the step, wall clock"),
     "reward/": Metric("", "mean of a number that the custom reward function returned"),
 }

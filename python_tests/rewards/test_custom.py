@@ -141,9 +141,11 @@ BATCH = {
 def test_a_file_that_misbehaves(build: Build, body: str, message: str, scores: list[float] | None) -> None:
     settings = {"batch_time_limit_s": 2.0, "time_limit_s": 2.0}
     code = f"import os, time\ndef compute_score(items):\n    {body}\n"
-    with pytest.raises(RewardError, match=rf"reward function reward\.py:compute_score failed {message}.*failed_score"):
+    with pytest.raises(
+        RewardError, match=rf"reward function reward\.py:compute_score failed {message}.*on_failure=score"
+    ):
         build(code, **settings)(RESPONSES, PROBLEMS)
-    tolerant = build(code, failed_score=-2.0, **settings)
+    tolerant = build(code, on_failure="score", failed_score=-2.0, **settings)
     start = time.monotonic()
     assert overall(tolerant(RESPONSES, PROBLEMS)) == (scores or [-2.0] * 4)
     assert time.monotonic() - start < 12.0
@@ -156,9 +158,9 @@ def test_a_file_that_misbehaves(build: Build, body: str, message: str, scores: l
 def test_one_bad_item_of_a_batch_costs_only_itself(build: Build, deed: str, message: str) -> None:
     code = "import os\ndef compute_score(items):\n    if any(item['response'] == 'BAD' for item in items):\n"
     code += f"        {deed}\n    return [1.0] * len(items)\n"
-    with pytest.raises(RewardError, match=rf"failed on item 3 \(problem q3\): {message}.*failed_score"):
+    with pytest.raises(RewardError, match=rf"failed on item 3 \(problem q3\): {message}.*on_failure=score"):
         build(code)(RESPONSES, PROBLEMS)
-    tolerant = build(code, failed_score=-2.0)
+    tolerant = build(code, on_failure="score", failed_score=-2.0)
     assert overall(tolerant(RESPONSES, PROBLEMS)) == [1.0, 1.0, 1.0, -2.0]
     assert tolerant.take_counters() == {"timeouts": 0, "errors": 1}
 
@@ -170,7 +172,7 @@ def test_one_hanging_item_of_a_sequential_file_costs_only_itself(build: Build) -
             time.sleep(99 if reward_input["response"] == "BAD" else 0)
             return {"overall": 1.0}
     """
-    scores = build(code, time_limit_s=1.0, failed_score=0.0)(RESPONSES, PROBLEMS)
+    scores = build(code, time_limit_s=1.0, on_failure="score")(RESPONSES, PROBLEMS)
     assert overall(scores) == [1.0, 1.0, 1.0, 0.0]
     with pytest.raises(RewardError, match=r"on item 3 \(problem q3\): no result within 1 s; raise time_limit_s"):
         build(code, time_limit_s=1.0)(RESPONSES, PROBLEMS)

@@ -25,7 +25,7 @@ def scored_group() -> ScoredGroup:
     problem = Problem(id="q7", text="2 + 2?", answer="4")
     variant = Variant(problem, 1, "paraphrase", "What is 2 + 2?", difficulty=5.5)
     prompt = Prompt((1, 2), torch.zeros(3, 2, dtype=torch.int64))
-    rollout = Rollout((5, 6, 7), (-0.1, -0.2, -0.3), "stop", r"\boxed{4} ✓", policy_version=3)
+    rollout = Rollout((5, 6, 7), (-0.1, -0.2, -0.3), "stop", "\\boxed{4} ✓ \ud800", policy_version=3)
     return ScoredGroup(Request(variant, 1), prompt, (rollout,), (Score(0.9, 1.0, 0.0),))
 
 
@@ -46,7 +46,7 @@ def test_a_rollout_row_says_what_was_asked_answered_and_earned(tmp_path: Path) -
     logger.close()
     (row,) = rows(tmp_path / "rollouts.jsonl")
     expected = {"step": 4, "problem_id": "q7", "variant": 1, "kind": "paraphrase", "difficulty": 5.5, "answer": "4",
-                "question": "What is 2 + 2?", "text": r"\boxed{4} ✓", "reward": 0.9, "accuracy": 1.0, "format": 0.0,
+                "question": "What is 2 + 2?", "text": "\\boxed{4} ✓ ?", "reward": 0.9, "accuracy": 1.0, "format": 0.0,
                 "advantage": 1.25, "num_tokens": 3, "finish_reason": "stop", "prefix": ""}  # fmt: skip
     assert row == expected
 
