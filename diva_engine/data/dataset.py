@@ -41,7 +41,7 @@ class _Source:
     stem: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a problem stands: the number of its source, its row, and its number among the row's problems."""
 

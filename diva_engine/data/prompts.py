@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ class PromptTooLong(UserError):
 
 
 class PromptEncoder:
-    """Encodes variants for one model. The same variant and key give the same prompt, bit for bit.
+    """Encodes variants for one model. The same variant and key give the same prompt, bit for bit, on any thread.
 
     Args:
         processor: the model's tokenizer and image processor.
@@ -67,6 +68,7 @@ class PromptEncoder:
         self._max_prompt_length = max_prompt_length
         self._image_dir = image_dir or None
         self._font_path = font_path
+        self._tokenizing = threading.Lock()
         self._decoded: LruCache[str, Image.Image] = LruCache(cache_bytes, picture_bytes)
         self._processed: LruCache[str, ProcessedImage] = LruCache(cache_bytes, processed_bytes)
 
@@ -174,7 +176,8 @@ class PromptEncoder:
         return np.repeat(ids, repeats)
 
     def _token_ids(self, text: str) -> list[int]:
-        return list(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with self._tokenizing:  # a fast tokenizer that two threads reach at once can raise "Already borrowed"
+            return list(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _refuse_mismatch(self, problem: Problem, text: str) -> None:
         markers = text.count(IMAGE_MARKER)

@@ -15,6 +15,7 @@ from diva_engine.data.tables import UnreadableRow
 from diva_engine.records import Problem
 
 _ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)  # R1-V and its relatives store the solution so
+VIDEO_MARKER = "<video>"
 _GSM8K_MARK = "####"
 
 
@@ -48,7 +49,7 @@ class RowReader:
                 difficulty=self._difficulty(row),
                 paraphrases=self._paraphrases(row, text),
                 steps=steps,
-                text_in_image=bool(self._columns.value(row, "text_in_image")),
+                text_in_image=read_flag(self._columns.value(row, "text_in_image")),
                 origin=origin,
                 extra=extra,
             )
@@ -99,6 +100,8 @@ class RowReader:
 
 def place_markers(text: str, num_images: int) -> str:
     """The text with one marker an image: as it is where the counts agree, in front where the text has none."""
+    if VIDEO_MARKER in text:
+        raise UnreadableRow(f"the question has a {VIDEO_MARKER} marker; only images are read")
     markers = text.count(IMAGE_MARKER)
     if markers == num_images:
         return text
@@ -136,6 +139,11 @@ def last_boxed(text: str) -> str:
         if depth == 0:
             return text[start + len("\\boxed{") : position]
     return text
+
+
+def read_flag(value: Any) -> bool:
+    """True for true, 1 and their texts; absent is False."""
+    return str(value).strip().lower() in ("true", "1", "1.0", "yes")
 
 
 def read_steps(value: Any) -> tuple[str, ...]:

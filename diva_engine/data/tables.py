@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -109,7 +112,7 @@ class JsonLinesTable:
         self.stem = path.stem
         self.folder = path.parent
         self._file = os.open(path, os.O_RDONLY)
-        self._spans = _line_spans(path)  # (offset, length, line number)
+        self._spans = _line_spans(path)
         self.column_names = _keys(self._readable_rows())
 
     def __len__(self) -> int:
@@ -120,7 +123,7 @@ class JsonLinesTable:
             os.close(self._file)
 
     def row(self, index: int) -> Mapping[str, Any]:
-        offset, length, line = self._spans[index]
+        offset, length, line = self._spans[index].tolist()
         try:
             row = json.loads(os.pread(self._file, length, offset))
         except (ValueError, RecursionError) as error:
@@ -191,16 +194,16 @@ def _keys(rows: Iterator[Mapping[str, Any]]) -> list[str]:
     return list(names)
 
 
-def _line_spans(path: Path) -> list[tuple[int, int, int]]:
-    """Offset, length and 1-based number of every line that is not blank."""
-    spans = []
+def _line_spans(path: Path) -> npt.NDArray[np.int64]:
+    """Offset, length and 1-based number of every line that is not blank, [lines, 3]."""
+    spans = array("q")
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                spans.append((offset, len(line), number))
+                spans.extend((offset, len(line), number))
             offset += len(line)
-    return spans
+    return np.frombuffer(spans, dtype=np.int64).reshape(-1, 3)
 
 
 def _first_line(error: BaseException) -> str:

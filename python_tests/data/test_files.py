@@ -16,11 +16,6 @@ from diva_engine.records import UserError
 from python_tests.data.pictures import random_picture, random_png
 
 
-@pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def write(path: Path, *questions: str) -> Path:
     """A parquet or jsonl file that asks these questions."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -205,6 +206,17 @@ def test_originals_are_decoded_once_and_the_cache_is_bounded(monkeypatch):
     for key in range(2):
         without.encode(original(problem), key)
     assert len(decoded) == 3
+
+
+def test_threads_give_what_one_thread_gives():
+    problems = [problem_of("<image>" + "a" * number, random_png(seed=number)) for number in range(8)]
+    variants = [original(problem, operations=NOISY) for problem in problems] * 4
+    expected = [encoder_of().encode(variant, key=3).pixel_values for variant in variants]
+    encoder = encoder_of()
+    with ThreadPoolExecutor(4) as pool:
+        prompts = list(pool.map(lambda variant: encoder.encode(variant, key=3), variants))
+    assert all(torch.equal(prompt.pixel_values, pixels) for prompt, pixels in zip(prompts, expected, strict=True))
+    assert [len(prompt.token_ids) for prompt in prompts] == [len(prompts[0].token_ids) + n for n in range(8)] * 4
 
 
 def test_images_of_a_prompt_are_decoded_pictures():
