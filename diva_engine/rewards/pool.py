@@ -47,7 +47,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER_FILE), str(theirs.fileno()), json.dumps(settings)],
+                [sys.executable, "-P", str(WORKER_FILE), str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=2 if settings["load"][0] == "file" else subprocess.DEVNULL,  # what a reward file prints
@@ -56,6 +56,8 @@ class Worker:
                 start_new_session=True,  # Ctrl-C is the trainer's business, which ends its workers itself
             )
             self.connection = Connection(ours.detach())
+        with suppress(OSError):  # one that is dead already says so by its silence
+            self.connection.send_bytes(json.dumps(settings).encode())
         self.is_ready = False
         self.task: int | None = None
         self.deadline = time.monotonic() + START_LIMIT_S

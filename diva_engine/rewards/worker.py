@@ -3,9 +3,10 @@
 The pool starts this file by its path, so that a worker imports neither this package nor torch: it starts in a fraction
 of a second and its memory limit means what it says. Messages are JSON: nothing that a worker sends is unpickled.
 
-    python -P worker.py SOCKET SETTINGS     SETTINGS: {"memory_limit_mb", "time_limit_s", "path", "load": [kind, ...]}
+    python -P worker.py SOCKET
 
-Parent to worker: one task. Worker to parent: {"ready": ...} once, then {"value": ...} or {"error": "..."} a task.
+Parent to worker: the settings once (they may hold what must not stand in a process list), then one task at a time.
+Worker to parent: {"ready": interface} once, then {"value": ...} or {"error": "..."} a task.
 """
 
 from __future__ import annotations
@@ -151,9 +152,9 @@ def serve(connection: Connection, handler: Handler, time_limit_s: float, path: s
 
 
 def main() -> None:
-    settings = json.loads(sys.argv[2])
-    sys.path[:] = settings["sys_path"]
     connection = Connection(int(sys.argv[1]))
+    settings = json.loads(connection.recv_bytes())
+    sys.path[:] = settings["sys_path"]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if settings["memory_limit_mb"]:
         limit = int(settings["memory_limit_mb"]) << 20

@@ -78,3 +78,24 @@ def describe(name: str) -> Metric | None:
     if name in METRICS:
         return METRICS[name]
     return next((metric for prefix, metric in FAMILIES.items() if name.startswith(prefix)), None)
+
+
+def markdown() -> str:
+    """The table as docs/metrics.md shows it: `python -m diva_engine.trainer.metric_names > docs/metrics.md`."""
+    lines = [
+        "# Metrics",
+        "",
+        "What `metrics.jsonl`, TensorBoard and W&B hold for every step. A share lies between 0 and 1.",
+        "",
+        "| metric | unit | meaning |",
+        "| --- | --- | --- |",
+    ]
+    rows = [*METRICS.items(), *((f"{prefix}*", metric) for prefix, metric in FAMILIES.items())]
+    lines += [
+        f"| `{name}` | {metric.unit or '-'} | {metric.meaning.replace('|', chr(92) + '|')} |" for name, metric in rows
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())

@@ -13,7 +13,7 @@ import torch
 
 from diva_engine.records import Problem, Prompt, Request, Rollout, Score, ScoredGroup, UserError, Variant
 from diva_engine.trainer.json_lines import JsonLines
-from diva_engine.trainer.metric_names import FAMILIES, METRICS, describe
+from diva_engine.trainer.metric_names import FAMILIES, METRICS, describe, markdown
 from diva_engine.trainer.metrics import MetricsLogger
 
 
@@ -139,3 +139,10 @@ def test_the_table_of_metrics_explains_every_name_and_family() -> None:
     assert describe("val/accuracy/difficulty=3") is FAMILIES["val/accuracy/"]
     assert describe("reward/overlong") is FAMILIES["reward/"]
     assert describe("somebody/else") is None
+
+
+def test_the_documentation_is_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs/metrics.md"
+    assert page.read_text().rstrip() == markdown(), (
+        "write it anew: python -m diva_engine.trainer.metric_names > docs/metrics.md"
+    )
