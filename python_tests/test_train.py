@@ -10,6 +10,7 @@ from diva_engine.algorithm.recipes import recipe_defaults
 from diva_engine.policy.model import load_policy
 from diva_engine.settings import load_config
 from diva_engine.train import main, train
+from diva_engine.trainer.metric_names import describe
 from python_tests.models import build_tiny_model
 from python_tests.questions import EVEN_LENGTH_REWARD, write_questions
 
@@ -66,6 +67,8 @@ def test_a_run_leaves_metrics_rollouts_summary_and_a_model(inputs, tmp_path, alg
     assert all(row["sync/logprob_gap_max"] < 1e-4 for row in steps if "sync/logprob_gap_max" in row)
     assert {"question", "text", "reward", "advantage", "difficulty"} <= rows_of(tmp_path, "rollouts.jsonl")[0].keys()
     assert (tmp_path / "config.yaml").exists()
+    unexplained = [name for row in rows_of(tmp_path) for name in row if name != "step" and describe(name) is None]
+    assert not unexplained, "every metric has its line in metric_names.py"
 
 
 def test_the_saved_folder_is_an_ordinary_model(inputs, tmp_path):

@@ -15,6 +15,7 @@ from diva_engine.config import Config
 from diva_engine.data.sampler import QuestionSampler
 from diva_engine.policy.model import Policy
 from diva_engine.records import Problem
+from diva_engine.seeds import derive_random
 from diva_engine.trainer.checkpoint import save_checkpoint
 from diva_engine.trainer.collect import Collected, Collector
 from diva_engine.trainer.console import Console
@@ -125,10 +126,12 @@ class Trainer:
         return result.accuracy
 
     def _log_rollouts(self, collected: Collected, advantages: Sequence[float]) -> None:
-        groups = [(group, i) for group in collected.trained for i in range(len(group.rollouts))]
-        stride = max(1, len(groups) // max(1, self.config.trainer.rollouts_to_log))
-        for number in range(0, len(groups), stride)[: self.config.trainer.rollouts_to_log]:
-            group, i = groups[number]
+        """A few of the step's rollouts, drawn anew each step, for a person to read."""
+        rollouts = [(group, i) for group in collected.trained for i in range(len(group.rollouts))]
+        draw = derive_random(self.config.data.seed, "rollouts to log", self.progress.step)
+        wanted = min(self.config.trainer.rollouts_to_log, len(rollouts))
+        for number in sorted(draw.sample(range(len(rollouts)), wanted)):
+            group, i = rollouts[number]
             self.logger.log_rollout(self.progress.step + 1, group, i, advantages[number])
 
     def _save(self) -> Path:

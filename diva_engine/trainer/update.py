@@ -103,7 +103,7 @@ class Updater:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, actor.max_grad_norm or math.inf)
         self._refuse_broken(norm)
         self.optimizer.step()
-        means = {f"actor/{name}": float(value) for name, value in PolicyLossMetrics.merge(metrics).means().items()}
+        means = _loss_metrics(metrics, with_sampler=actor.importance_truncation > 0)
         return means | {
             "actor/loss": sum(losses),
             "actor/grad_norm": float(norm),
@@ -196,6 +196,12 @@ def learning_rate_factor(config: Config, num_steps: int) -> Callable[[int], floa
         return max(0.0, shapes[optim.lr_scheduler_type])
 
     return factor
+
+
+def _loss_metrics(parts: Sequence[PolicyLossMetrics], *, with_sampler: bool) -> dict[str, float]:
+    """Means over the micro-batches' tokens; the sampler's only where the loss was given its log-probabilities."""
+    means = PolicyLossMetrics.merge(parts).means()
+    return {f"actor/{n}": float(value) for n, value in means.items() if with_sampler or not n.startswith("sampler_")}
 
 
 def _gap_metrics(gaps: Tensor) -> dict[str, float]:
