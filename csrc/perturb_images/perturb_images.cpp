@@ -123,8 +123,34 @@ Tensor on_cpu(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor
   return output;
 }
 
+#ifdef DIVA_WITH_CUDA
+Tensor on_cuda(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, std::vector<int64_t> launches,
+               int64_t seed, int64_t scratch_bytes, int64_t output_bytes) {
+  const Arguments a = arguments(pixels, stages, points, tables, tiles);
+  int64_t num_tiles = 0;
+  for (const int64_t count : launches) num_tiles += count;
+  check_length(a.tiles, num_tiles, kOp, "tiles");
+  const torch::stable::accelerator::DeviceGuard guard(a.pixels.get_device_index());
+  Tensor output = torch::stable::new_empty(a.pixels, {output_bytes});
+  Tensor scratch = torch::stable::new_empty(a.pixels, {scratch_bytes});
+  Tensor fills = torch::stable::new_empty(a.tables, {a.num_stages}, ScalarType::Int);
+  check_cuda(diva_perturb_images_cuda(
+                 a.pixels.const_data_ptr<uint8_t>(), reinterpret_cast<const Stage*>(a.stages.const_data_ptr<int64_t>()),
+                 reinterpret_cast<const Point*>(a.points.const_data_ptr<int64_t>()), a.tables.const_data_ptr<int32_t>(),
+                 a.tiles.const_data_ptr<int32_t>(), launches.data(), static_cast<int64_t>(launches.size()) / 2,
+                 static_cast<uint64_t>(seed), scratch.mutable_data_ptr<uint8_t>(), scratch_bytes,
+                 reinterpret_cast<uint32_t*>(fills.mutable_data_ptr<int32_t>()), output.mutable_data_ptr<uint8_t>(),
+                 current_stream(a.pixels)),
+             kOp);
+  return output;
+}
+#endif
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("perturb_images", TORCH_BOX(&on_cpu)); }
+#ifdef DIVA_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("perturb_images", TORCH_BOX(&on_cuda)); }
+#endif
 
 }  // namespace diva

@@ -207,3 +207,12 @@ void perturb_rows_cpu(const Plan& plan, const Stage& stage, const uint8_t* sourc
 #endif
 
 }  // namespace diva
+
+#if !defined(__CUDACC_RTC__)
+// Device pointers, except for `launches` [2 * num_launches]: rotations and tiles of each. `fills` has a word a stage.
+// Returns a cudaError_t.
+extern "C" int diva_perturb_images_cuda(const uint8_t* pixels, const diva::Stage* stages, const diva::Point* points,
+                                        const int32_t* tables, const int32_t* tiles, const int64_t* launches,
+                                        int64_t num_launches, uint64_t seed, uint8_t* scratch, int64_t scratch_bytes,
+                                        uint32_t* fills, uint8_t* output, void* stream);
+#endif
