@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from diva_engine.policy.patch_embedding import embed_patches_by_product
 from diva_engine.records import Processor, UserError
 
 VISION_MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -89,8 +90,9 @@ def load_policy(
     model = _load_model(folder, config, getattr(torch, dtype), attn_implementation, trust_remote_code)
     pixel_limits = {name: limit for name, limit in _size_entries(min_pixels, max_pixels) if limit}
     processor = _load_processor(folder, model, pixel_limits, trust_remote_code)
-    if freeze_vision_tower and processor.image_processor is not None:
-        model.model.visual.requires_grad_(False)
+    if processor.image_processor is not None:
+        embed_patches_by_product(model.model.visual)
+        model.model.visual.requires_grad_(not freeze_vision_tower)
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides the signature
     return Policy(model, processor, folder, pixel_limits)
 

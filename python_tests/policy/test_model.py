@@ -45,6 +45,21 @@ def test_saved_folder_reads_pictures_alike(family: str, tmp_path: Path) -> None:
     assert torch.equal(ours["pixel_values"], theirs["pixel_values"])
 
 
+@pytest.mark.parametrize("family", VISION_FAMILIES)
+def test_the_vision_tower_equals_plain_transformers(family: str, tmp_path: Path) -> None:
+    policy = load_policy(build_tiny_model(family, tmp_path))
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    prompt = make_prompt(policy.model, policy.processor, "how many?", [random_image(84, 84), random_image(140, 90, 1)])
+    features = []
+    for model in (policy.model, plain):
+        pooled = model.model.get_image_features(prompt.pixel_values, prompt.image_grid_thw).pooler_output
+        features.append(torch.cat(pooled))
+        features[-1].sum().backward()
+    torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-5)
+    gradients = [model.model.visual.patch_embed.proj.weight.grad for model in (policy.model, plain)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+
+
 def test_saving_over_a_folder_replaces_its_weights(tmp_path: Path) -> None:
     policy = load_policy(build_tiny_model("qwen2", tmp_path / "model"))
     policy.save(tmp_path / "saved")
