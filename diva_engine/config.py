@@ -46,6 +46,12 @@ class DataConfig:
 @dataclass(frozen=True)
 class AlgorithmConfig:
     adv_estimator: str = setting("grpo", "name of the recipe; `python -m diva_engine.train --list` prints them")
+    disable_kl: bool = setting(True, "leave out the divergence from the starting weights, and the model that it needs")
+    use_kl_loss: bool = setting(True, "the divergence is a term of the loss; false: it is taken off the reward")
+    kl_penalty: Literal["k1", "k2", "k3"] = setting(
+        "k3", "estimator of the divergence, d = logp_reference - logp: -d, d^2 / 2, or exp(d) - d - 1"
+    )
+    kl_coef: float = setting(0.01, "weight of the divergence", low=0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ class AdvantageConfig:
     )
     weight: Literal["global", "both", "none"] = setting("global", "which advantage is weighted by difficulty")
     k: float = setting(0.1, "strength of the difficulty weight exp(k * (D_i - mean D) * sign A)", low=0)
-    rrb: Literal["range", "threshold", "none"] = setting("range", "reward-range rescaling of each advantage")
+    rrb: Literal["range", "threshold", "none"] = setting(
+        "none", "reward-range rescaling of each advantage, on top of any recipe; diva presets `range`"
+    )
     r_max: float = setting(1.0, "largest possible reward", low=1e-9)
     w_local: float = setting(1.0, "weight of the local advantage in the sum", low=0)
     w_global: float = setting(1.0, "weight of the global advantage in the sum", low=0)
@@ -123,6 +131,8 @@ class ActorConfig:
     clip_ratio_low: float = setting(0.2, "the ratio is clipped below 1 - this", low=0)
     clip_ratio_high: float = setting(0.2, "the ratio is clipped above 1 + this", low=0)
     clip_ratio_dual: float = setting(0.0, "dual clip for negative advantages; 0 is off", low=0)
+    tau_positive: float = setting(1.0, "sharpness of SAPO's gate where the advantage is not negative", low=1e-6)
+    tau_negative: float = setting(1.05, "sharpness of SAPO's gate where the advantage is negative", low=1e-6)
     importance_truncation: float = setting(
         0.0, "weight tokens by min(trainer / sampler probability, this); 0 only measures the mismatch", low=0
     )

@@ -28,8 +28,9 @@ from diva_engine.settings import describe_settings, load_config, save_config
 from diva_engine.trainer.checkpoint import find_checkpoint, load_trainer_state
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.console import Console
-from diva_engine.trainer.loop import Trainer
+from diva_engine.trainer.loop import Preparation, Trainer
 from diva_engine.trainer.metrics import MetricsLogger
+from diva_engine.trainer.reference import KlReward
 from diva_engine.trainer.run_dir import find_run_dir
 from diva_engine.trainer.update import Updater
 
@@ -85,6 +86,8 @@ def build_trainer(
     )
     num_steps = config.trainer.max_steps or config.trainer.total_epochs * sampler.steps_per_epoch
     collector = build_collector(config, policy, encoder)
+    # The starting weights, whatever checkpoint the policy came from.
+    reference = None if config.algorithm.disable_kl else open_policy(config)
     greedy = Sampling(temperature=0.0, max_tokens=config.data.max_response_length)
     return Trainer(
         config=config,
@@ -95,13 +98,21 @@ def build_trainer(
         sampler=sampler,
         collector=collector,
         greedy=collector.with_sampling(greedy),
-        updater=Updater(policy, recipe.loss, config, num_steps),
+        updater=Updater(policy, recipe.loss, config, num_steps, reference if config.algorithm.use_kl_loss else None),
         ledger=DifficultyLedger(config.difficulty),
         logger=open_logger(config, run_dir),
         console=Console(num_steps, is_shown="console" in config.trainer.logger),
         run_dir=run_dir,
         num_steps=num_steps,
+        preparations=build_preparations(config, reference),
     )
+
+
+def build_preparations(config: Config, reference: Policy | None) -> list[Preparation]:
+    """What the settings ask to be done to a step's groups between their rewards and their credit."""
+    if reference is None or config.algorithm.use_kl_loss:
+        return []
+    return [KlReward(reference, config)]
 
 
 def open_data(config: Config) -> tuple[ProblemSet, Sequence[Problem]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from diva_engine.algorithm.recipes import recipe_defaults
+from diva_engine.algorithm.recipes import RECIPES, recipe_defaults
 from diva_engine.policy.model import load_policy
 from diva_engine.settings import load_config
 from diva_engine.train import main, train
@@ -54,7 +54,7 @@ def without_times(rows):
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "diva"])
+@pytest.mark.parametrize("algorithm", RECIPES)
 def test_a_run_leaves_metrics_rollouts_summary_and_a_model(inputs, tmp_path, algorithm):
     summary = run(inputs, tmp_path, f"algorithm={algorithm}", "trainer.max_steps=2")
     prompts = 2 if algorithm == "diva" else 1
@@ -93,12 +93,19 @@ def test_the_same_seed_gives_the_same_numbers_bit_for_bit(inputs, tmp_path, algo
     assert rows_of(tmp_path / "a", "rollouts.jsonl") == rows_of(tmp_path / "b", "rollouts.jsonl")
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "diva"])
-def test_two_steps_and_two_more_equal_four(inputs, tmp_path, algorithm):
+KL = ["algorithm.disable_kl=false", "algorithm.kl_coef=1"]
+RESUMED = {name: [f"algorithm={name}"] for name in RECIPES} | {
+    "kl as loss": KL,
+    "kl as reward": [*KL, "algorithm.use_kl_loss=false", "algorithm.kl_penalty=k1"],
+}
+
+
+@pytest.mark.parametrize("extra", RESUMED.values(), ids=RESUMED)
+def test_two_steps_and_two_more_equal_four(inputs, tmp_path, extra):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(inputs, whole, f"algorithm={algorithm}", "trainer.save_freq=2")
-    run(inputs, parts, f"algorithm={algorithm}", "trainer.max_steps=2")
-    run(inputs, parts, f"algorithm={algorithm}", "trainer.load_checkpoint_path=latest")
+    run(inputs, whole, *extra, "trainer.save_freq=2")
+    run(inputs, parts, *extra, "trainer.max_steps=2")
+    run(inputs, parts, *extra, "trainer.load_checkpoint_path=latest")
     steps_whole, steps_parts = (
         [row for row in without_times(rows_of(folder)) if "reward/mean" in row] for folder in (whole, parts)
     )

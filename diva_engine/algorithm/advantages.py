@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from diva_engine import ops
+from diva_engine.config import AdvantageConfig
 from diva_engine.records import ScoredGroup
+
+ALL_WRONG, ALL_WRONG_FACTOR = 0.15, 0.1  # DIVA's code: groups with no reward above the first are scaled by the second
 
 
 def rewards_of(groups: Sequence[ScoredGroup]) -> Tensor:
@@ -45,6 +48,41 @@ def group_zscore(
     # Float rounding of the mean leaves a residue in groups of equal rewards; it is no signal.
     live = (stats.max > stats.min).repeat_interleave(lengths)
     return torch.where(live, centred / (spread.repeat_interleave(lengths) + eps), 0.0)
+
+
+def group_centred(
+    rewards: Tensor,  # [N]
+    offsets: Tensor,  # [G + 1]
+) -> Tensor:  # [N]
+    """r - mean within each group; exactly 0 in groups of one and of equal rewards."""
+    lengths = offsets.diff()
+    stats = ops.group_stats(rewards, offsets)
+    return rewards - stats.mean.repeat_interleave(lengths)
+
+
+def leave_one_out(
+    rewards: Tensor,  # [N]
+    offsets: Tensor,  # [G + 1]
+) -> Tensor:  # [N]
+    """r minus the mean of the group's other rewards, = n / (n - 1) * (r - mean); 0 in groups of one."""
+    n = offsets.diff().to(rewards.dtype)
+    return group_centred(rewards, offsets) * (n / (n - 1).clamp(min=1)).repeat_interleave(offsets.diff())
+
+
+def rescale_by_range(
+    advantage: Tensor,  # [N]
+    rewards: Tensor,  # [N]
+    offsets: Tensor,  # [G + 1]
+    settings: AdvantageConfig,
+) -> Tensor:  # [N]
+    """The advantage faded where its group's rewards hardly differ, as `advantage.rrb` says."""
+    if settings.rrb == "none":
+        return advantage
+    stats = ops.group_stats(rewards, offsets)
+    factor = (stats.max - stats.min) / settings.r_max
+    if settings.rrb == "threshold":
+        factor = torch.where(stats.max < ALL_WRONG, ALL_WRONG_FACTOR, 1.0)
+    return advantage * factor.repeat_interleave(offsets.diff())
 
 
 def population_factor(lengths: Tensor) -> Tensor:

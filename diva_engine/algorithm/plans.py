@@ -7,7 +7,7 @@ requests, may yield again, and returns the groups that the step trains on. The l
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.variants import VariantSettings, draw_variants, original
@@ -16,13 +16,20 @@ from diva_engine.records import Problem, Request, ScoredGroup
 from diva_engine.seeds import derive_random
 
 
+def no_more_questions(count: int) -> list[Problem]:
+    """For a plan that must do with the questions it was given."""
+    return []
+
+
 @dataclass(frozen=True)
 class PlanContext:
-    """What a plan may look at."""
+    """What a plan may look at, and where it leaves its numbers."""
 
     config: Config
     ledger: DifficultyLedger
     step: int
+    draw_more: Callable[[int], list[Problem]] = no_more_questions  # up to that many questions the step has not met
+    metrics: dict[str, float] = field(default_factory=dict)  # written by the plan, logged with the step
 
 
 PlanRun = Generator[list[Request], list[ScoredGroup], list[ScoredGroup]]

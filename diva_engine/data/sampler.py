@@ -41,6 +41,7 @@ class QuestionSampler:
         self.epoch = 0
         self.position = 0
         self._order = self._order_of_epoch()
+        self._met: set[int] = set()  # this step's questions
 
     @property
     def steps_per_epoch(self) -> int:
@@ -52,9 +53,29 @@ class QuestionSampler:
             self.epoch += 1
             self.position = 0
             self._order = self._order_of_epoch()
-        drawn = self._order[self.position : self.position + self.batch_size]
+        drawn = [int(index) for index in self._order[self.position : self.position + self.batch_size]]
         self.position += self.batch_size
-        return [int(index) for index in drawn]
+        self._met = set(drawn)
+        return drawn
+
+    def draw_more(self, count: int) -> list[int]:
+        """Up to `count` further questions for the step, none that it has met; fewer where the data have no others.
+
+        Goes on in the epoch's order and into the next epoch's, in which questions that the step has met are passed
+        over.
+        """
+        drawn: list[int] = []
+        while len(drawn) < count and len(self._met) < self.num_questions:
+            if self.position == self.num_questions:
+                self.epoch += 1
+                self.position = 0
+                self._order = self._order_of_epoch()
+            index = int(self._order[self.position])
+            self.position += 1
+            if index not in self._met:
+                drawn.append(index)
+                self._met.add(index)
+        return drawn
 
     def state_dict(self) -> dict[str, Any]:
         return {

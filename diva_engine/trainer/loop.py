@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.config import Config
 from diva_engine.data.sampler import QuestionSampler
 from diva_engine.policy.model import Policy
-from diva_engine.records import Problem
+from diva_engine.records import Problem, ScoredGroup
 from diva_engine.seeds import derive_random
 from diva_engine.trainer.checkpoint import save_checkpoint
 from diva_engine.trainer.collect import Collected, Collector
@@ -24,6 +24,9 @@ from diva_engine.trainer.step_metrics import rollout_metrics
 from diva_engine.trainer.stopwatch import Stopwatch
 from diva_engine.trainer.update import Updater
 from diva_engine.trainer.validate import validate
+
+# What is done to a step's groups between their rewards and their credit: (groups, step) -> (groups, metrics).
+Preparation = Callable[[Sequence[ScoredGroup], int], tuple[list[ScoredGroup], dict[str, float]]]
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Trainer:
     console: Console
     run_dir: Path
     num_steps: int
+    preparations: Sequence[Preparation] = ()
     progress: Progress = field(default_factory=Progress)
 
     def run(self) -> dict[str, Any]:
@@ -80,12 +84,13 @@ class Trainer:
         step = self.progress.step
         problems = [self.train_problems[i] for i in self.sampler.next_batch()]
         level = self.ledger.mean_difficulty(problems)
-        plan = self.recipe.plan(problems, PlanContext(self.config, self.ledger, step))
-        collected = self.collector.collect(plan, step, stopwatch)
+        context = PlanContext(self.config, self.ledger, step, self._draw_more)
+        collected = self.collector.collect(self.recipe.plan(problems, context), step, stopwatch)
+        trained, prepared = self._prepare(collected.trained, stopwatch)
         with stopwatch.phase("credit"):
-            credit = self.recipe.credit(collected.trained, self.config)
+            credit = self.recipe.credit(trained, self.config)
         with stopwatch.phase("update"):
-            updated = self.updater.update(collected.trained, credit)
+            updated = self.updater.update(trained, credit)
         self.ledger.observe(collected.asked, step)
         self.collector.engine.update_weights(step + 1)
         self._log_rollouts(collected, credit.advantage.tolist())
@@ -93,11 +98,25 @@ class Trainer:
         return {
             **rollout_metrics(collected.asked),
             **counters,
+            **context.metrics,
+            **prepared,
             **credit.metrics,
             **updated,
             "difficulty/mean": level,
             "step/skipped_prompts": float(len(self.collector.skipped)),
         }
+
+    def _prepare(self, groups: list[ScoredGroup], stopwatch: Stopwatch) -> tuple[list[ScoredGroup], dict[str, float]]:
+        """The step's groups with all that their credit reads."""
+        metrics: dict[str, float] = {}
+        with stopwatch.phase("prepare"):
+            for prepare in self.preparations:
+                groups, found = prepare(groups, self.progress.step)
+                metrics |= found
+        return groups, metrics
+
+    def _draw_more(self, count: int) -> list[Problem]:
+        return [self.train_problems[i] for i in self.sampler.draw_more(count)]
 
     def _advance(self, metrics: dict[str, float], stopwatch: Stopwatch) -> None:
         """Counts the step and logs it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -18,6 +18,7 @@ from diva_engine.policy.forward import answer_logprobs
 from diva_engine.policy.model import Policy
 from diva_engine.policy.packing import plan_micro_batches
 from diva_engine.records import AnswerTree, Credit, ScoredGroup, UserError
+from diva_engine.trainer.reference import frozen_logprobs
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Example:
     tree: AnswerTree
     advantage: Tensor  # [T] in the tree's token order
     sampler_logprob: Tensor  # [T]; NaN on prefix tokens, which nobody sampled
+    ref_logprob: Tensor | None = None  # [T] under the starting weights, where the loss has a KL term
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,15 @@ class Batch:
 
 
 class Updater:
-    """Owns the optimizer and its schedule; turns a step's credit into weight changes."""
+    """Owns the optimizer and its schedule; turns a step's credit into weight changes.
 
-    def __init__(self, policy: Policy, loss: Loss, config: Config, num_steps: int) -> None:
-        self.policy, self.loss, self.config = policy, loss, config
+    `reference` holds the starting weights where the loss has a KL term; then rollouts without credit are trained too.
+    """
+
+    def __init__(
+        self, policy: Policy, loss: Loss, config: Config, num_steps: int, reference: Policy | None = None
+    ) -> None:
+        self.policy, self.loss, self.config, self.reference = policy, loss, config, reference
         optim = config.worker.actor.optim
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -60,11 +67,14 @@ class Updater:
     def update(self, groups: Sequence[ScoredGroup], credit: Credit) -> dict[str, float]:
         """One or more optimizer steps on the step's rollouts. Rollouts without credit cost no forward or backward."""
         actor = self.config.worker.actor
-        batches = split_batches(groups, credit, actor.global_batch_size or len(groups))
+        prompts_per_batch = actor.global_batch_size or max(1, len(groups))
+        batches = split_batches(groups, credit, prompts_per_batch, keep_all=self.reference is not None)
+        if self.reference is not None:
+            batches = [self._with_reference(batch, self.reference) for batch in batches]
         learning_rate = self._set_learning_rate()
         # With a single optimizer step the weights are still those that the ratio is taken against: no extra forward.
         is_single = len(batches) * actor.ppo_epochs == 1
-        old = [None if is_single else self._logprobs_now(batch.examples) for batch in batches]
+        old = [None if is_single else self._logprobs_of(self.policy, batch) for batch in batches]
         steps = [
             self._optimizer_step(*pair) for _ in range(actor.ppo_epochs) for pair in zip(batches, old, strict=True)
         ]
@@ -115,7 +125,7 @@ class Updater:
         self, examples: list[Example], old_logprob: Tensor | None, divisor: float
     ) -> tuple[PolicyLoss, TokenBatch, Tensor]:
         """Adds the micro-batch's gradient to the weights'; returns its loss, its tokens and their entropies [T]."""
-        actor, temperature = self.config.worker.actor, self.config.worker.rollout.temperature
+        temperature = self.config.worker.rollout.temperature
         logprob, entropy = answer_logprobs(self.policy, [e.tree for e in examples], temperature=temperature)
         lengths = [length for example in examples for length in example.tree.sequence_lengths]
         tokens = TokenBatch(
@@ -124,8 +134,9 @@ class Updater:
             sampler_logprob=torch.cat([e.sampler_logprob for e in examples]).to(logprob.device),
             advantage=torch.cat([e.advantage for e in examples]).to(logprob.device),
             offsets=torch.tensor([0, *accumulate(lengths)], device=logprob.device),
+            ref_logprob=_joined([e.ref_logprob for e in examples]),
         )
-        result = self.loss(tokens, actor, divisor)
+        result = self.loss(tokens, self.config, divisor)
         result.loss.backward()
         return result, tokens, entropy.detach()
 
@@ -136,26 +147,29 @@ class Updater:
                 "Lower worker.actor.optim.lr, or look into the step's rollouts for broken rows"
             )
 
-    @torch.no_grad()
-    def _logprobs_now(self, examples: list[Example]) -> list[Tensor]:
-        """Per example, the log-probabilities of its trained tokens under the weights before the step's first update."""
+    def _logprobs_of(self, policy: Policy, batch: Batch) -> list[Tensor]:
+        """Per example, the log-probabilities of its trained tokens under a policy as it is now, without gradient."""
         actor, temperature = self.config.worker.actor, self.config.worker.rollout.temperature
-        found: dict[int, Tensor] = {}
-        for chosen in plan_micro_batches([example.tree for example in examples], actor.micro_batch_tokens):
-            trees = [examples[i].tree for i in chosen]
-            logprob, _ = answer_logprobs(self.policy, trees, temperature=temperature)
-            found.update(zip(chosen, logprob.split([sum(t.sequence_lengths) for t in trees]), strict=True))
-        return [found[i] for i in range(len(examples))]
+        trees = [example.tree for example in batch.examples]
+        return frozen_logprobs(policy, trees, max_tokens=actor.micro_batch_tokens, temperature=temperature)
+
+    def _with_reference(self, batch: Batch, reference: Policy) -> Batch:
+        logprobs = self._logprobs_of(reference, batch)
+        pairs = zip(batch.examples, logprobs, strict=True)
+        return replace(batch, examples=[replace(example, ref_logprob=logprob) for example, logprob in pairs])
 
 
-def split_batches(groups: Sequence[ScoredGroup], credit: Credit, prompts_per_batch: int) -> list[Batch]:
-    """The step's groups in order, cut into optimizer steps; each keeps its credited rollouts as examples."""
+def split_batches(
+    groups: Sequence[ScoredGroup], credit: Credit, prompts_per_batch: int, *, keep_all: bool = False
+) -> list[Batch]:
+    """The step's groups in order, cut into optimizer steps; each keeps its credited rollouts as examples, or, with
+    `keep_all`, every rollout."""
     advantages = credit.advantage.split([len(group.rollouts) for group in groups])
     weights = credit.prefix_weight.tolist()
     batches = []
-    for start in range(0, len(groups), prompts_per_batch):
+    for start in range(0, max(1, len(groups)), prompts_per_batch):
         span = range(start, min(start + prompts_per_batch, len(groups)))
-        found = (make_example(groups[i], advantages[i], weights[i]) for i in span)
+        found = (make_example(groups[i], advantages[i], weights[i], keep_all=keep_all) for i in span)
         rollouts = [rollout for i in span for rollout in groups[i].rollouts]
         batches.append(
             Batch(
@@ -167,9 +181,12 @@ def split_batches(groups: Sequence[ScoredGroup], credit: Credit, prompts_per_bat
     return batches
 
 
-def make_example(group: ScoredGroup, advantage: Tensor, prefix_weight: float) -> Example | None:
-    """The group's credited answers as one tree, or None where nothing in it carries credit."""
-    kept = [i for i, value in enumerate(advantage.tolist()) if value != 0 and group.rollouts[i].token_ids]
+def make_example(
+    group: ScoredGroup, advantage: Tensor, prefix_weight: float, *, keep_all: bool = False
+) -> Example | None:
+    """The group's credited answers as one tree (all answers with `keep_all`), or None where it has none."""
+    has_credit = [keep_all or value != 0 for value in advantage.tolist()]
+    kept = [i for i, rollout in enumerate(group.rollouts) if has_credit[i] and rollout.token_ids]
     train_prefix = prefix_weight != 0 and len(group.prompt.prefix_ids) > 0
     if not kept and not train_prefix:
         return None
@@ -211,6 +228,12 @@ def _gap_metrics(gaps: Tensor) -> dict[str, float]:
     if not len(sampled):
         return {}
     return {"sync/logprob_gap_mean": float(sampled.mean()), "sync/logprob_gap_max": float(sampled.max())}
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """All parts in one tensor; None where there are none."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
 
 
 def _mean_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ def first_stage(name, step=0, **settings):
 
 
 def test_grpo_asks_each_question_once():
-    requests, _config = first_stage("grpo", **{"worker.rollout.n": 6})
+    requests, _ = first_stage("grpo", **{"worker.rollout.n": 6})
     assert [(r.variant.key, r.num_rollouts) for r in requests] == [(("x", 0), 6), (("y", 0), 6), (("z", 0), 6)]
 
 
@@ -60,8 +60,8 @@ def test_a_plan_returns_what_it_is_sent(name):
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(UserError, match=r"did you mean grpo\?"):
-        find_recipe("gpro")
+    with pytest.raises(UserError, match=r"did you mean dr_grpo\?"):
+        find_recipe("dr_gpro")
 
 
 ZSCORES = {
@@ -128,6 +128,6 @@ def test_diva_credit_is_local_plus_weighted_global():
         make_group([0.1, 0.0, 1.0], "b", index=1, kind="paraphrase", difficulty=5.0),
         make_group([1.0, 1.0], "c", difficulty=2.0),
     ]
-    credit = find_recipe("diva").credit(groups, build_config({"algorithm.adv_estimator": "diva"}))
+    credit = find_recipe("diva").credit(groups, build_config(dict(recipe_defaults("diva"))))
     assert credit.advantage.tolist() == pytest.approx(diva_by_hand(groups).tolist(), abs=1e-5)
     assert credit.prefix_weight.tolist() == [0.0] * 5

@@ -77,3 +77,39 @@ def test_a_checkpoint_of_other_data_is_refused(case):
 def test_too_few_questions_for_a_step_are_refused():
     with pytest.raises(UserError, match=r"poses 5 questions, the data have 4; set data.rollout_batch_size=4 or less"):
         QuestionSampler(4, 5, seed=1)
+
+
+def test_a_step_that_draws_more_meets_no_question_twice_and_goes_on_in_order():
+    sampler, plain = QuestionSampler(10, 3, seed=1), QuestionSampler(10, 1, seed=1)
+    order = [index for step in draw(plain, 10) for index in step]
+    assert sampler.next_batch() == order[:3]
+    assert sampler.draw_more(2) == order[3:5]
+    assert sampler.draw_more(3) == order[5:8]
+    more = sampler.draw_more(5)
+    assert more == order[8:], "two are left that the step has not met"
+    assert sampler.draw_more(1) == []
+    assert len(sampler.next_batch()) == 3
+
+
+def test_drawing_more_runs_on_into_the_next_epoch():
+    sampler = QuestionSampler(6, 4, seed=2)
+    met = sampler.next_batch()
+    met += sampler.draw_more(1)
+    assert sampler.epoch == 0
+    met += sampler.draw_more(1)
+    assert sorted(met) == list(range(6))
+    fresh = sampler.next_batch()
+    assert sampler.epoch == 1
+    assert fresh == question_order(6, 2, 1)[:4].tolist()
+
+
+def test_a_resumed_sampler_draws_the_same_further_questions():
+    whole, first = QuestionSampler(9, 2, seed=4), QuestionSampler(9, 2, seed=4)
+    for sampler in (whole, first):
+        sampler.next_batch()
+        sampler.draw_more(3)
+    second = QuestionSampler(9, 2, seed=4)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for _ in range(5):
+        assert second.next_batch() == whole.next_batch()
+        assert second.draw_more(2) == whole.draw_more(2)

@@ -7,12 +7,17 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from diva_engine.algorithm.recipes import diva, grpo
+from diva_engine.algorithm.recipes import cispo, diva, dr_grpo, grpo, gspo, rloo, sapo
 from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.records import UserError
 
 RECIPES: Mapping[str, Recipe] = {
     "grpo": grpo.RECIPE,
+    "dr_grpo": dr_grpo.RECIPE,
+    "rloo": rloo.RECIPE,
+    "gspo": gspo.RECIPE,
+    "cispo": cispo.RECIPE,
+    "sapo": sapo.RECIPE,
     "diva": diva.RECIPE,
 }
 

@@ -48,5 +48,5 @@ RECIPE = Recipe(
     plan=ask_originals_and_variants,
     credit=credit,
     loss=clipped_policy_loss,
-    defaults={"variants.num": 1},
+    defaults={"variants.num": 1, "advantage.rrb": "range"},
 )

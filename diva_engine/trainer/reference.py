@@ -1,0 +1,71 @@
+"""The starting weights as a reference: log-probabilities without gradient, and the divergence as part of the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from diva_engine.config import Config
+from diva_engine.policy.forward import answer_logprobs
+from diva_engine.policy.model import Policy
+from diva_engine.policy.packing import plan_micro_batches
+from diva_engine.records import AnswerTree, ScoredGroup
+
+
+@torch.no_grad()
+def frozen_logprobs(
+    policy: Policy, trees: Sequence[AnswerTree], *, max_tokens: int, temperature: float
+) -> list[Tensor]:
+    """Per tree, the log-probabilities [T] of its trained tokens under the policy as it is now."""
+    found: dict[int, Tensor] = {}
+    for chosen in plan_micro_batches(trees, max_tokens):
+        parts = [trees[i] for i in chosen]
+        logprob, _ = answer_logprobs(policy, parts, temperature=temperature)
+        found.update(zip(chosen, logprob.split([sum(tree.sequence_lengths) for tree in parts]), strict=True))
+    return [found[i] for i in range(len(trees))]
+
+
+@dataclass(frozen=True)
+class KlReward:
+    """Takes kl_coef times an answer's divergence, summed over its tokens, off its reward."""
+
+    reference: Policy
+    config: Config
+
+    def __call__(self, groups: Sequence[ScoredGroup], step: int) -> tuple[list[ScoredGroup], dict[str, float]]:
+        trees = [AnswerTree(group.prompt, tuple(r.token_ids for r in group.rollouts)) for group in groups]
+        asked = [i for i, tree in enumerate(trees) if any(tree.branches)]
+        logprobs = frozen_logprobs(
+            self.reference,
+            [trees[i] for i in asked],
+            max_tokens=self.config.worker.actor.micro_batch_tokens,
+            temperature=self.config.worker.rollout.temperature,
+        )
+        shaped, divergences = list(groups), []
+        for i, logprob in zip(asked, logprobs, strict=True):
+            divergence = self._divergence_by_answer(groups[i], logprob.cpu())
+            divergences.append(divergence)
+            shaped[i] = self._shaped(groups[i], divergence.tolist())
+        return shaped, {"reward/kl": float(torch.cat(divergences).mean())} if divergences else {}
+
+    def _divergence_by_answer(self, group: ScoredGroup, ref_logprob: Tensor) -> Tensor:
+        """[rollouts of the group], against the log-probabilities with which the answers were sampled."""
+        lengths = [len(rollout.token_ids) for rollout in group.rollouts]
+        sampled = torch.tensor([logprob for rollout in group.rollouts for logprob in rollout.logprobs])
+        per_token = divergence(ref_logprob - sampled, self.config.algorithm.kl_penalty)
+        return torch.stack([part.sum() for part in per_token.split(lengths)])
+
+    def _shaped(self, group: ScoredGroup, divergences: Sequence[float]) -> ScoredGroup:
+        coefficient = self.config.algorithm.kl_coef
+        pairs = zip(group.scores, divergences, strict=True)
+        return replace(group, scores=tuple(replace(s, reward=s.reward - coefficient * d) for s, d in pairs))
+
+
+def divergence(log_ratio: Tensor, estimator: str) -> Tensor:
+    """Schulman's estimators of KL(policy, reference) per token, of log_ratio = logp_reference - logp."""
+    if estimator == "k1":
+        return -log_ratio
+    return log_ratio.square() / 2 if estimator == "k2" else log_ratio.exp() - log_ratio - 1
