@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from diva_engine.ops import token_logprob
 from diva_engine.policy.model import VISION_MODEL_TYPES, Policy
 from diva_engine.policy.packing import PackedRows, pack_trees
 from diva_engine.records import AnswerTree
@@ -22,8 +23,7 @@ def answer_logprobs(policy: Policy, trees: Sequence[AnswerTree], *, temperature:
     """One forward pass over `trees`: (logprob [T], entropy [T]), float32, in the token order of AnswerTree.
 
     Each tree is one row: its prompt, image and forced prefix are read once, its branches see them and themselves.
-    Banned ids are masked as in the sampler, so both give the same number for the same token. The entropy carries no
-    gradient.
+    Banned ids are masked as in the sampler, so both give the same number for the same token.
     """
     tokenizer = policy.processor.tokenizer
     pad_id = policy.processor.stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -55,8 +55,10 @@ def _token_logprobs(policy: Policy, hidden: Tensor, targets: Tensor, temperature
     banned = torch.tensor(policy.processor.banned_ids, dtype=torch.int64, device=hidden.device)
 
     def of_chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = policy.model.lm_head(hidden).index_fill_(1, banned, float("-inf"))
-        return token_logprob(logits, targets, temperature)
+        logits = policy.model.lm_head(hidden)
+        with torch.no_grad():  # a logit of -inf gets no gradient, so autograd need not know
+            logits.index_fill_(1, banned, float("-inf"))
+        return token_logprob(logits, targets, temperature, inplace_backward=True)
 
     chunk_size = max(1, _LOGITS_PER_CHUNK // policy.model.lm_head.weight.shape[0])
     if len(targets) <= chunk_size:
@@ -67,12 +69,3 @@ def _token_logprobs(policy: Policy, hidden: Tensor, targets: Tensor, temperature
     ]
     logprobs, entropies = zip(*chunks, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
-
-
-def token_logprob(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """logits [T, V] (-inf allowed), targets [T] -> logprob, entropy [T] of softmax(logits / temperature) in float32."""
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    chosen = logprobs.gather(1, targets[:, None])[:, 0]
-    with torch.no_grad():
-        entropy = -torch.where(logprobs > float("-inf"), logprobs * logprobs.exp(), 0).sum(dim=-1)
-    return chosen, entropy
