@@ -1,9 +1,9 @@
 """Rollout speed: the native engine beside transformers' generate, same checkpoint, same prompts, same number of tokens.
 
-    OMP_NUM_THREADS=1 python bench/bench_rollout.py
+    OMP_NUM_THREADS=1 python -m bench.bench_rollout
 
-Prints a table and one JSON line a row. Speeds are generated tokens per second of CPU time (of wall time on a GPU):
-median, fastest and slowest of the repeats, both engines taking turns.
+Speeds are generated tokens per second of CPU time (of wall time on a GPU): median, slowest and fastest of the repeats,
+both engines taking turns. One JSON line an engine goes to bench/results/rollout.jsonl.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,13 +20,14 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from bench.harness import environment
 from diva_engine.policy.model import Policy, load_policy
 from diva_engine.records import GenerationJob, Prompt, Sampling
 from diva_engine.rollout.native_engine import NativeEngine
 from python_tests.models import VISION_FAMILIES, build_tiny_model
 from python_tests.prompts import make_prompt, random_image
+
+RESULTS = Path(__file__).parent / "results" / "rollout.jsonl"
 
 
 def main() -> None:
@@ -49,11 +47,11 @@ def main() -> None:
         "native": native_engine(policy, prompts, options),
         "transformers": transformers_generate(policy, prompts, options),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    speeds: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(options.repeats + 1):
         for name, generate in engines.items():
-            seconds[name].append(timed(generate, options.device))
-    for name, measured in seconds.items():
+            speeds[name].append(timed(generate, options.device))
+    for name, measured in speeds.items():
         report(name, policy, prompts, measured[1:], options)  # the first one warms up
 
 
@@ -127,33 +125,22 @@ def timed(generate: Callable[[], int], device: str) -> float:
 
 
 def report(name: str, policy: Policy, prompts: list[Prompt], speeds: list[float], options: argparse.Namespace) -> None:
-    median = statistics.median(speeds)
-    num_parameters = sum(parameter.numel() for parameter in policy.model.parameters())
-    unit = "CPU s" if options.device == "cpu" else "s"
+    median, unit = statistics.median(speeds), "CPU s" if options.device == "cpu" else "s"
     print(f"{name:>13} {median:10,.0f} tokens per {unit} ({min(speeds):,.0f} to {max(speeds):,.0f})")
     line = {
-        "bench": "rollout",
         "engine": name,
         "tokens_per_s": round(median),
-        "tokens_per_s_min": round(min(speeds)),
-        "tokens_per_s_max": round(max(speeds)),
+        "slowest": round(min(speeds)),
+        "fastest": round(max(speeds)),
         "clock": "cpu" if options.device == "cpu" else "wall",
-        "parameters": num_parameters,
+        "parameters": sum(parameter.numel() for parameter in policy.model.parameters()),
         "prompt_tokens": len(prompts[0].token_ids),
-        **vars(options),
-        "device_name": torch.cuda.get_device_name()
-        if options.device != "cpu"
-        else platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit(),
+        "options": vars(options),
+        "environment": environment(),
     }
-    print(json.dumps(line))
-
-
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a", encoding="utf-8") as results:
+        results.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
