@@ -18,7 +18,7 @@ from rich.table import Table
 
 from diva_engine.config import Config
 from diva_engine.records import Sampling, UserError
-from diva_engine.settings import build_config
+from diva_engine.settings import load_config
 from diva_engine.train import build_collector, build_encoder, open_file, open_policy
 from diva_engine.trainer.validate import Validation, validate
 
@@ -66,9 +66,7 @@ def evaluate(options: argparse.Namespace) -> Validation:
 
 
 def settings_of(options: argparse.Namespace) -> Config:
-    words = dict(word.partition("=")[::2] for word in options.settings)
-    values: dict[str, Any] = {"worker.actor.model.model_path": options.model, "data.seed": options.seed}
-    return build_config(values | words)
+    return load_config([f"model={options.model}", f"seed={options.seed}", *options.settings])
 
 
 def print_result(result: Validation, by: str) -> None:

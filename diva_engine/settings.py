@@ -44,7 +44,8 @@ def load_config(
         name, separator, value = word.partition("=")
         if not separator:
             raise UserError(f"{word!r} is not a setting: write section.name=value, or config=FILE")
-        given.update(_read_file(value) if name == "config" else {SHORTHANDS.get(name, name): _parse(value)})
+        name = SHORTHANDS.get(name, name)
+        given.update(_read_file(value) if name == "config" else {name: _parse(name, value)})
     recipe = given.get("algorithm.adv_estimator", AlgorithmConfig().adv_estimator)
     return build_config({**recipe_defaults(recipe), **given})
 
@@ -146,7 +147,11 @@ def _takes_mapping(name: str) -> bool:
     return leaf is not None and typing.get_origin(leaf.kind) is dict
 
 
-def _parse(text: str) -> Any:
+def _parse(name: str, text: str) -> Any:
+    """The value of a command-line word: as it stands for a setting that takes text, else as YAML."""
+    leaf = _leaves(Config).get(name)
+    if leaf is not None and leaf.kind is str:
+        return text
     try:
         return yaml.safe_load(text) if text else ""
     except yaml.YAMLError:

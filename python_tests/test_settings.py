@@ -62,3 +62,10 @@ def test_every_setting_has_a_meaning_and_its_default_is_valid():
         assert meaning, name
         assert flatten(build_config({name: default}))[name] == default
     assert build_config({}) == Config()
+
+
+def test_text_is_taken_as_it_stands():
+    config = load_config(["trainer.experiment_name=007", "data.train_files=a: b", "data.system_prompt=yes"])
+    assert config.trainer.experiment_name == "007"
+    assert config.data.train_files == "a: b"
+    assert config.data.system_prompt == "yes"
