@@ -1,8 +1,8 @@
 """Reads, checks and writes the settings that config.py names.
 
 They come from four layers, later ones winning: config.py's defaults, the recipe's own defaults, a YAML file
-(`config=FILE`), and `section.name=value` on the command line. An unknown name, a wrong type or a value out of range is a
-`UserError` that names the setting and the mend.
+(`config=FILE`), and `section.name=value` on the command line. An unknown name, a wrong type or a value out of range is
+a `UserError` that names the setting and the mend.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ REFUSED = {
     "fraction for a whole number": ("worker.rollout.n=2.5", "it takes a whole number"),
     "number for a truth value": ("data.shuffle=3", "it takes true or false"),
     "text for a list": ("trainer.logger=console", "it takes a list like [a, b]"),
-    "list for text": ("data.train_files=[a]", "it takes text"),
     "number for a mapping": ("worker.reward.reward_function_kwargs=1", "it takes a mapping"),
     "unknown choice": ("advantage.rrb=foo", "take one of range, threshold, none"),
     "no equals sign": ("train", "write section.name=value"),
