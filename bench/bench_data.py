@@ -21,12 +21,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import diva_engine
+from bench.harness import environment
 from diva_engine.data.dataset import ProblemSet, open_problems
 from diva_engine.data.prompts import PromptEncoder
 from diva_engine.data.sampler import question_order
@@ -165,41 +163,22 @@ def measure_all(path: Path, repeats: int) -> list[Measurement]:
     return [*measured, order]
 
 
-def commit() -> str:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip()
-
-
-def write_line(options: argparse.Namespace, measured: list[Measurement]) -> None:
-    line: dict[str, Any] = {
-        "bench": "data",
-        "device": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "diva_engine": diva_engine.__version__,
-        "commit": commit(),
-        "rows": options.rows,
-        "side": options.side,
-        "stages": [asdict(measurement) for measurement in measured],
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def print_table(options: argparse.Namespace, measured: list[Measurement]) -> None:
-    table = Table(title=f"{options.rows} rows, one JPEG of {options.side} x {options.side} each; CPU time, one thread")
+def print_table(title: str, measured: Sequence[Measurement]) -> None:
+    table = Table(title=f"{title}; CPU time, {torch.get_num_threads()} threads")
     for heading in ("stage", "rows/s", "ms a row", "least", "most"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for one in measured:
         bounds = (f"{1e3 * bound / one.items:.4g}" for bound in (one.least_s, one.most_s))
         table.add_row(one.stage, f"{one.rows_per_s:,.0f}", f"{one.ms_per_row:.4g}", *bounds)
     Console().print(table)
+
+
+def write_results(path: Path, options: Mapping[str, Any], measured: Sequence[Measurement]) -> None:
+    """Appends one JSON line: device, versions and commit, the options, every stage."""
+    line = {"environment": environment(), "options": options, "stages": [asdict(one) for one in measured]}
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def main() -> None:
@@ -214,8 +193,8 @@ def main() -> None:
         path = Path(folder) / "questions.parquet"
         write_questions(path, options.rows, options.side)
         measured = measure_all(path, options.repeats)
-    print_table(options, measured)
-    write_line(options, measured)
+    print_table(f"{options.rows} rows, one JPEG of {options.side} x {options.side} each", measured)
+    write_results(RESULTS, vars(options), measured)
 
 
 if __name__ == "__main__":
