@@ -4,6 +4,7 @@ set(DIVA_OPS
   diva_advantage
   policy_loss
   token_logprob
+  spectral_entropy
   perturb_images
 )
 # <op>/<op>.cpp: torch glue      <op>/<op>_cpu.cpp: the CPU loop, no torch      <op>/<op>_cuda.cu: kernels, no torch

@@ -25,4 +25,5 @@ STABLE_TORCH_LIBRARY(diva_engine, m) {
   m.def(
       "perturb_images(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, int[] launches, "
       "int seed, SymInt scratch_bytes, SymInt output_bytes) -> Tensor");
+  m.def("spectral_entropy(Tensor features, Tensor offsets, int? max_patches) -> Tensor");
 }

@@ -1,0 +1,276 @@
+#include "common/launch.h"
+#include "common/segment.h"
+#include "spectral_entropy/spectral_entropy.h"
+
+namespace diva {
+
+constexpr int kMeanThreads = 256;
+constexpr int kGramTile = 64;      // a block makes 64 x 64 products
+constexpr int kGramThreads = 256;  // 4 x 4 of them a thread
+constexpr int kGramEach = 4;
+constexpr int kGramDepth = 16;  // entries of the longer side in shared memory at a time
+constexpr int kSpectrumThreads = 512;
+constexpr int kSpectrumWarps = kSpectrumThreads / kLanes;
+constexpr int kMaxImagesInGrid = 65535;
+constexpr int kVectors = 6;  // of the length of the shorter side, in shared memory
+
+// One image's features, centred, with the shorter side as rows.
+template <typename Stored>
+struct CentredImage {
+  const Stored* features;
+  const float* mean;
+  int64_t dimensions;
+  int64_t rows, columns;
+  bool patches_are_rows;
+
+  __device__ __forceinline__ CentredImage(const Stored* all, const float* means, int64_t dimensions_, Segment patches,
+                                          int64_t image)
+      : features(all + patches.begin * dimensions_),
+        mean(means + image * dimensions_),
+        dimensions(dimensions_),
+        patches_are_rows(patches.count <= dimensions_) {
+    rows = patches_are_rows ? patches.count : dimensions;
+    columns = patches_are_rows ? dimensions : patches.count;
+  }
+
+  __device__ __forceinline__ float at(int64_t row, int64_t column) const {
+    if (row >= rows || column >= columns) return 0.0f;
+    const int64_t patch = patches_are_rows ? row : column, k = patches_are_rows ? column : row;
+    return to_float(features[patch * dimensions + k]) - mean[k];
+  }
+};
+
+// features [P,d], offsets [B+1] -> means [B,d] over each image's patches. One thread a dimension of an image.
+template <typename Stored>
+__global__ void __launch_bounds__(kMeanThreads)
+    patch_mean_kernel(const Stored* __restrict__ features, int64_t num_patches, int64_t dimensions,
+                      const int64_t* __restrict__ offsets, int64_t num_images, float* __restrict__ means) {
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * kMeanThreads + threadIdx.x;
+  if (k >= dimensions) return;
+  for (int64_t b = blockIdx.y; b < num_images; b += gridDim.y) {
+    const Segment patches = segment_at(offsets, b, num_patches);
+    float sum = 0.0f;
+    for (int64_t p = 0; p < patches.count; ++p) sum += to_float(features[(patches.begin + p) * dimensions + k]);
+    means[b * dimensions + k] = patches.count > 0 ? sum / static_cast<float>(patches.count) : 0.0f;
+  }
+}
+
+// One tile of one image's products of rows, and its mirror image. Threads form a 16 x 16 grid, 4 x 4 products each.
+template <typename Stored>
+__device__ __forceinline__ void gram_tile(const CentredImage<Stored>& x, int64_t top, int64_t left, int64_t side,
+                                          float* gram) {
+  __shared__ float upper[kGramDepth][kGramTile + 1], lower[kGramDepth][kGramTile + 1];
+  const int row = threadIdx.x / 16, column = threadIdx.x % 16;
+  float sums[kGramEach][kGramEach] = {};
+  for (int64_t start = 0; start < x.columns; start += kGramDepth) {
+    for (int i = threadIdx.x; i < kGramDepth * kGramTile; i += kGramThreads) {
+      // Neighbouring threads read neighbouring features, whichever side is the row.
+      const int depth = x.patches_are_rows ? i % kGramDepth : i / kGramTile;
+      const int entry = x.patches_are_rows ? i / kGramDepth : i % kGramTile;
+      upper[depth][entry] = x.at(top + entry, start + depth);
+      lower[depth][entry] = x.at(left + entry, start + depth);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int depth = 0; depth < kGramDepth; ++depth) {
+#pragma unroll
+      for (int a = 0; a < kGramEach; ++a) {
+#pragma unroll
+        for (int b = 0; b < kGramEach; ++b) sums[a][b] += upper[depth][row + 16 * a] * lower[depth][column + 16 * b];
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int a = 0; a < kGramEach; ++a) {
+#pragma unroll
+    for (int b = 0; b < kGramEach; ++b) {
+      const int64_t i = top + row + 16 * a, j = left + column + 16 * b;
+      if (i >= x.rows || j >= x.rows) continue;
+      gram[i * side + j] = sums[a][b];
+      gram[j * side + i] = sums[a][b];
+    }
+  }
+}
+
+// features, means -> grams: that of image b begins at row offsets[b] of [P, side]. One block a tile on or below the
+// diagonal; blocks beyond an image's size leave at once.
+template <typename Stored>
+__global__ void __launch_bounds__(kGramThreads)
+    gram_kernel(const Stored* __restrict__ features, int64_t num_patches, int64_t dimensions,
+                const int64_t* __restrict__ offsets, int64_t num_images, int64_t side, const float* __restrict__ means,
+                float* __restrict__ grams) {
+  // Tile number n = i (i + 1) / 2 + j with j <= i.
+  int64_t i = static_cast<int64_t>((sqrt(8.0 * blockIdx.x + 1.0) - 1.0) / 2.0);
+  while ((i + 1) * (i + 2) / 2 <= static_cast<int64_t>(blockIdx.x)) ++i;
+  while (i * (i + 1) / 2 > static_cast<int64_t>(blockIdx.x)) --i;
+  const int64_t j = static_cast<int64_t>(blockIdx.x) - i * (i + 1) / 2;
+  for (int64_t b = blockIdx.y; b < num_images; b += gridDim.y) {
+    const Segment patches = segment_at(offsets, b, num_patches);
+    const CentredImage<Stored> x(features, means, dimensions, patches, b);
+    if (x.rows > side || i * kGramTile >= x.rows) continue;
+    gram_tile(x, i * kGramTile, j * kGramTile, side, grams + patches.begin * side);
+  }
+}
+
+// Sum over the block, the same for every thread. A barrier before and after: values written earlier may be read next.
+__device__ __forceinline__ float block_sum(float value) {
+  __shared__ float warp_sums[kSpectrumWarps];
+  value = warp_sum(value);
+  __syncthreads();
+  if (threadIdx.x % kLanes == 0) warp_sums[threadIdx.x / kLanes] = value;
+  __syncthreads();
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < kSpectrumWarps; ++warp) sum += warp_sums[warp];
+  return sum;
+}
+
+// gram [size, size] with rows `side` apart -> diagonal [size], squares of the couplings [size - 1], by the steps of the
+// CPU: the update of one reflection is made in the pass that multiplies with the next. A warp takes a row.
+__device__ __forceinline__ void tridiagonalize(float* gram, int64_t size, int64_t side, float scale_to_shares,
+                                               float* vectors, float* diagonal, float* coupling_squared) {
+  float *v = vectors, *w = vectors + side, *next = vectors + 2 * side, *y = vectors + 3 * side;
+  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  for (int64_t k = threadIdx.x; k < size; k += kSpectrumThreads) v[k] = w[k] = 0.0f;
+  for (int64_t i = threadIdx.x; i < size * size; i += kSpectrumThreads)
+    gram[i / size * side + i % size] *= scale_to_shares;
+  __syncthreads();
+  for (int64_t j = 0; j < size; ++j) {
+    float squares = 0.0f;
+    for (int64_t k = j + threadIdx.x; k < size; k += kSpectrumThreads) {
+      const float entry = gram[j * side + k] - (v[j] * w[k] + w[j] * v[k]);
+      next[k] = entry;
+      if (k == j) diagonal[j] = entry;
+      if (k >= j + 2) squares += entry * entry;
+    }
+    squares = block_sum(squares);
+    if (j + 1 == size) break;
+    const Reflection<float> turn = reflection(next[j + 1], squares);
+    __syncthreads();  // all have read next[j + 1]
+    if (threadIdx.x == 0) {
+      next[j + 1] = turn.first;
+      coupling_squared[j] = turn.alpha * turn.alpha;
+    }
+    __syncthreads();
+    for (int64_t i = j + 1 + warp; i < size; i += kSpectrumWarps) {
+      float sum = 0.0f;
+      for (int64_t k = j + 1 + lane; k < size; k += kLanes) {
+        const float entry = gram[i * side + k] - (v[i] * w[k] + w[i] * v[k]);
+        gram[i * side + k] = entry;
+        sum += entry * next[k];
+      }
+      sum = warp_sum(sum);
+      if (lane == 0) y[i] = sum;
+    }
+    __syncthreads();
+    float product = 0.0f;
+    for (int64_t k = j + 1 + threadIdx.x; k < size; k += kSpectrumThreads) product += y[k] * next[k];
+    const float half = turn.scale / 2 * turn.scale * block_sum(product);
+    for (int64_t k = j + 1 + threadIdx.x; k < size; k += kSpectrumThreads) w[k] = turn.scale * y[k] - half * next[k];
+    float* before = v;
+    v = next;
+    next = before;
+    __syncthreads();
+  }
+}
+
+// Eigenvalue number `index` in rising order, a share in [0, 1].
+__device__ __forceinline__ float bisect(const float* diagonal, const float* coupling_squared, int64_t size,
+                                        int64_t index) {
+  float low = 0.0f, high = 1.0f;
+  for (int step = 0; step < kBisections; ++step) {
+    const float x = (low + high) / 2;
+    float pivot = 1.0f;
+    int64_t below = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      pivot = sturm_pivot(diagonal[i], i == 0 ? 0.0f : coupling_squared[i - 1], x, pivot);
+      below += pivot < 0;
+    }
+    (below > index ? high : low) = x;
+  }
+  return (low + high) / 2;
+}
+
+// grams, means -> entropy [B]. One block an image: reflections by warps, then one eigenvalue a thread.
+__global__ void __launch_bounds__(kSpectrumThreads)
+    spectrum_kernel(const int64_t* __restrict__ offsets, int64_t num_patches, int64_t num_images, int64_t dimensions,
+                    int64_t side, const float* __restrict__ means, float* __restrict__ grams,
+                    float* __restrict__ entropy) {
+  DIVA_DYNAMIC_SHARED(float, vectors);
+  const int64_t b = blockIdx.x;
+  const Segment patches = segment_at(offsets, b, num_patches);
+  const int64_t size = patches.count < dimensions ? patches.count : dimensions;
+  if (size == 0 || size > side) {
+    if (threadIdx.x == 0) entropy[b] = size == 0 ? 0.0f : nanf("");
+    return;
+  }
+  float* gram = grams + patches.begin * side;
+  float spread = 0.0f, squares = 0.0f;
+  for (int64_t i = threadIdx.x; i < size; i += kSpectrumThreads) spread += gram[i * side + i];
+  for (int64_t k = threadIdx.x; k < dimensions; k += kSpectrumThreads) {
+    squares += means[b * dimensions + k] * means[b * dimensions + k];
+  }
+  spread = block_sum(spread);
+  squares = block_sum(squares) * static_cast<float>(patches.count) + spread;
+  if (has_no_spread(spread, squares)) {
+    if (threadIdx.x == 0) entropy[b] = 0.0f;
+    return;
+  }
+  float *diagonal = vectors + 4 * side, *coupling_squared = vectors + 5 * side;
+  tridiagonalize(gram, size, side, 1.0f / spread, vectors, diagonal, coupling_squared);
+  __syncthreads();
+  float sum = 0.0f;
+  for (int64_t i = threadIdx.x; i < size; i += kSpectrumThreads) {
+    sum += entropy_term(bisect(diagonal, coupling_squared, size, i));
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) entropy[b] = spread == spread ? sum : spread;
+}
+
+#if !defined(__CUDACC_RTC__)
+template <typename Stored>
+int launch_spectral_entropy(const Stored* features, int64_t num_patches, int64_t dimensions, const int64_t* offsets,
+                            int64_t num_images, int64_t side, float* means, float* grams, float* entropy,
+                            void* stream) {
+  const auto images = static_cast<unsigned>(num_images < kMaxImagesInGrid ? num_images : kMaxImagesInGrid);
+  const auto columns = static_cast<unsigned>((dimensions + kMeanThreads - 1) / kMeanThreads);
+  const int64_t tiles = (side + kGramTile - 1) / kGramTile;
+  const int shared_bytes = static_cast<int>(kVectors * side * sizeof(float));
+  if (const int error =
+          cudaFuncSetAttribute(spectrum_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes)) {
+    return error;
+  }
+  if (columns > 0) {
+    DIVA_LAUNCH(patch_mean_kernel<Stored>, dim3(columns, images), dim3(kMeanThreads), 0, stream, features, num_patches,
+                dimensions, offsets, num_images, means);
+  }
+  if (tiles > 0) {
+    DIVA_LAUNCH(gram_kernel<Stored>, dim3(static_cast<unsigned>(tiles * (tiles + 1) / 2), images), dim3(kGramThreads),
+                0, stream, features, num_patches, dimensions, offsets, num_images, side, means, grams);
+  }
+  DIVA_LAUNCH(spectrum_kernel, dim3(static_cast<unsigned>(num_images)), dim3(kSpectrumThreads), shared_bytes, stream,
+              offsets, num_patches, num_images, dimensions, side, means, grams, entropy);
+  return cudaGetLastError();
+}
+#endif
+
+}  // namespace diva
+
+#if !defined(__CUDACC_RTC__)
+extern "C" int diva_spectral_entropy_cuda(DivaFeatureType type, const void* features, int64_t num_patches,
+                                          int64_t dimensions, const int64_t* offsets, int64_t num_images, int64_t side,
+                                          float* means, float* grams, float* entropy, void* stream) {
+  if (num_images == 0) return cudaSuccess;
+  if (type == DivaFeatureType::kFloat) {
+    return diva::launch_spectral_entropy(static_cast<const float*>(features), num_patches, dimensions, offsets,
+                                         num_images, side, means, grams, entropy, stream);
+  }
+  if (type == DivaFeatureType::kBFloat16) {
+    return diva::launch_spectral_entropy(static_cast<const diva::BFloat16*>(features), num_patches, dimensions, offsets,
+                                         num_images, side, means, grams, entropy, stream);
+  }
+  return diva::launch_spectral_entropy(static_cast<const diva::Float16*>(features), num_patches, dimensions, offsets,
+                                       num_images, side, means, grams, entropy, stream);
+}
+#endif
