@@ -101,6 +101,19 @@ class HintConfig:
 
 
 @dataclass(frozen=True)
+class RescueConfig:
+    probe: int = setting(4, "plain rollouts of every question, before the rest of the step's is shared out", low=1)
+    max_rollouts: int = setting(12, "most rollouts that the second stage gives one question", low=1)
+    beta: float = setting(1.0, "weight of the forced prefix in the loss; 0 trains no prefix", low=0)
+    normalize_prefix: bool = setting(False, "divide a prefix's weight by its tokens, for long solutions")
+    shorten_above: float = setting(0.7, "a hint that succeeds more often than this gets shorter", low=0, high=1)
+    patience: int = setting(3, "failures of the longest hint in a row after which a question gets none", low=1)
+    rest: int = setting(4, "visits for which such a question is left to plain rollouts", low=1)
+    hints: bool = setting(True, "force the beginning of dead questions' answers; false: they get plain rollouts")
+    perturb_solved: bool = setting(False, "solved questions get rollouts of a perturbed variant in the second stage")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     model_path: str = setting("", "Hugging Face folder or hub name of the policy")
     torch_dtype: Literal["float32", "bfloat16"] = setting("float32", "type of the policy's weights")
@@ -209,5 +222,6 @@ class Config:
     difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
     variants: VariantsConfig = field(default_factory=VariantsConfig)
     hint: HintConfig = field(default_factory=HintConfig)
+    rescue: RescueConfig = field(default_factory=RescueConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -1,5 +1,7 @@
 """Scored groups made by hand, for tests of what happens after the rewards."""
 
+from dataclasses import replace
+
 import torch
 
 from diva_engine.records import Problem, Prompt, Request, Rollout, Score, ScoredGroup, Variant
@@ -18,3 +20,10 @@ def make_group(
     rollouts = [Rollout(tuple(range(5, 5 + n)), (-1.0,) * n, "stop", "text", 0) for n in lengths]
     scores = [Score(reward, accuracy, 1.0) for reward, accuracy in zip(rewards, accuracies, strict=True)]
     return ScoredGroup(Request(variant, len(rewards)), prompt, tuple(rollouts), tuple(scores))
+
+
+def answered(request, rewards, accuracies=None):
+    """The scored group of a request: one answer a reward, the variant's forced prefix as one token a character."""
+    prompt = replace(PROMPT, prefix_ids=tuple(request.variant.answer_prefix.encode()))
+    group = make_group(rewards, accuracies=accuracies, prompt=prompt)
+    return replace(group, request=request)

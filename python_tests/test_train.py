@@ -8,10 +8,14 @@ from transformers import AutoModelForImageTextToText
 
 from diva_engine.algorithm.recipes import RECIPES, recipe_defaults
 from diva_engine.policy.model import load_policy
+from diva_engine.records import AnswerTree
 from diva_engine.settings import load_config
 from diva_engine.train import main, train
+from diva_engine.trainer.checkpoint import list_checkpoints
 from diva_engine.trainer.metric_names import describe
+from diva_engine.trainer.reference import frozen_logprobs
 from python_tests.models import build_tiny_model
+from python_tests.prompts import make_prompt
 from python_tests.questions import EVEN_LENGTH_REWARD, write_questions
 
 
@@ -54,9 +58,17 @@ def without_times(rows):
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
 
 
+# What a recipe needs to show its second stage within rollouts as few as these.
+FEW = {"rescue": ["rescue.probe=2"]}
+
+
+def choose(algorithm):
+    return [f"algorithm={algorithm}", *FEW.get(algorithm, [])]
+
+
 @pytest.mark.parametrize("algorithm", RECIPES)
 def test_a_run_leaves_metrics_rollouts_summary_and_a_model(inputs, tmp_path, algorithm):
-    summary = run(inputs, tmp_path, f"algorithm={algorithm}", "trainer.max_steps=2")
+    summary = run(inputs, tmp_path, *choose(algorithm), "trainer.max_steps=2")
     prompts = 2 if algorithm == "diva" else 1
     assert summary["steps"] == 2
     assert summary["responses"] == 2 * 2 * prompts * 4
@@ -94,7 +106,7 @@ def test_the_same_seed_gives_the_same_numbers_bit_for_bit(inputs, tmp_path, algo
 
 
 KL = ["algorithm.disable_kl=false", "algorithm.kl_coef=1"]
-RESUMED = {name: [f"algorithm={name}"] for name in RECIPES} | {
+RESUMED = {name: choose(name) for name in RECIPES} | {
     "kl as loss": KL,
     "kl as reward": [*KL, "algorithm.use_kl_loss=false", "algorithm.kl_penalty=k1"],
 }
@@ -114,7 +126,42 @@ def test_two_steps_and_two_more_equal_four(inputs, tmp_path, extra):
     weights = [load_policy(folder / last / "policy").model.state_dict() for folder in (whole, parts)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     states = [torch.load(folder / last / "trainer.pt", weights_only=True) for folder in (whole, parts)]
-    assert torch.equal(states[0]["ledger"]["difficulty"], states[1]["ledger"]["difficulty"])
+    ledgers = [state["ledger"] for state in states]
+    assert ledgers[0].pop("ids") == ledgers[1].pop("ids")
+    for name, column in ledgers[0].items():
+        torch.testing.assert_close(column, ledgers[1][name], rtol=0, atol=0, equal_nan=True)
+
+
+BEGUN_REWARD = """
+def score(inputs):
+    return [{"overall": float("two" in item["response"]), "accuracy": float("two" in item["response"])}
+            for item in inputs]
+"""
+
+
+def mean_logprob_of_steps(folder):
+    """Of the reference's first two steps as the beginning of an answer, without the picture."""
+    policy = load_policy(folder)
+    prompt = make_prompt(policy.model, policy.processor, "Count to 1?", prefix="<think>\none ;\ntwo ;\n")
+    trees = [AnswerTree(prompt, (), train_prefix=True)]
+    return frozen_logprobs(policy, trees, max_tokens=10_000, temperature=1.0)[0].mean().item()
+
+
+@pytest.mark.parametrize("algorithm", ["rescue", "gold"])
+def test_the_policy_learns_to_begin_as_the_reference_does(inputs, tmp_path, algorithm):
+    """A random model never says "two"; begun with the reference's steps every answer holds it, so no answer is better
+    than another and the prefix alone carries the credit."""
+    (tmp_path / "reward.py").write_text(BEGUN_REWARD)
+    reward = f"worker.reward.reward_function={tmp_path / 'reward.py'}:score"
+    run(inputs, tmp_path, *choose(algorithm), reward, "trainer.max_steps=6", "worker.actor.optim.lr=1e-2")
+    before, after = (mean_logprob_of_steps(f) for f in (inputs / "model", list_checkpoints(tmp_path)[-1] / "policy"))
+    assert after > before + 1
+    steps = [row for row in rows_of(tmp_path) if "reward/mean" in row]
+    assert all(row["accuracy/original"] == 0 for row in steps[:2])
+    assert steps[-1]["difficulty/mean"] > steps[0]["difficulty/mean"], "what the hint can is not the question's level"
+    if algorithm == "rescue":
+        assert [row["accuracy/hint"] for row in steps[:2]] == [1.0, 1.0]
+        assert [row["actor/trained_rollouts"] for row in steps[:2]] == [0.0, 0.0]
 
 
 BAD = {

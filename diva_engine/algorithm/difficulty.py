@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,25 +10,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diva_engine.algorithm.hint_control import HintState
 from diva_engine.config import DifficultyConfig
 from diva_engine.records import Problem, ScoredGroup, UserError
 
 PASS_RATE_DECAY = 0.5  # weight of the newest visit in the running pass rate
+COLUMNS: Mapping[str, float | int] = {  # what a row holds before anything is known; the type says the column's
+    "difficulty": math.nan,
+    "pass_rate": math.nan,
+    "visits": 0,
+    "last_step": -1,
+    "hint_steps": 0,
+    "hint_failures": 0,
+    "visual_entropy": math.nan,
+    "visual_entropy_step": -1,
+}
 
 
 class DifficultyLedger:
-    """One row a question: level D in [1, 9], running pass rate, visits, last step.
+    """What is known of each question, one row a question met.
 
     Owns its state: `state_dict` restores it exactly.
     """
 
+    difficulty: Tensor  # [M] float32, level in [1, 9]
+    pass_rate: Tensor  # [M] float32, running; NaN before the first visit
+    visits: Tensor  # [M] int64
+    last_step: Tensor  # [M] int64, -1 before the first visit
+    hint_steps: Tensor  # [M] int64, steps that the next hint shows; 0 before the first hint
+    hint_failures: Tensor  # [M] int64, see HintState
+    visual_entropy: Tensor  # [M] float32, NaN before the first look
+    visual_entropy_step: Tensor  # [M] int64, step of the last look, -1 before the first
+
     def __init__(self, settings: DifficultyConfig) -> None:
         self.settings = settings
         self._row: dict[str, int] = {}
-        self.difficulty = torch.empty(0)  # [M] float32
-        self.pass_rate = torch.empty(0)  # [M] float32, NaN before the first visit
-        self.visits = torch.empty(0, dtype=torch.int64)  # [M]
-        self.last_step = torch.empty(0, dtype=torch.int64)  # [M], -1 before the first visit
+        for name, blank in COLUMNS.items():
+            setattr(self, name, torch.tensor([blank])[:0])
 
     def level(self, problem: Problem) -> float:
         """The question's difficulty; a question never met starts at its record's level, or at the setting's."""
@@ -49,21 +68,40 @@ class DifficultyLedger:
         self.visits[rows] += 1
         self.last_step[rows] = step
 
+    def hint(self, problem: Problem) -> HintState:
+        """How much of its solution the question is shown next."""
+        row = self._row.get(problem.id)
+        return HintState() if row is None else HintState(int(self.hint_steps[row]), int(self.hint_failures[row]))
+
+    def set_hint(self, problem: Problem, state: HintState) -> None:
+        row = self._row_of(problem)
+        self.hint_steps[row], self.hint_failures[row] = state.num_steps, state.failures
+
+    def lacks_visual_entropy(self, problem: Problem, step: int, refresh_every: int = 0) -> bool:
+        """Whether the question's pictures are to be looked at: never done, or `refresh_every` steps ago (0: once)."""
+        row = self._row.get(problem.id)
+        if row is None or self.visual_entropy_step[row] < 0:
+            return True
+        return refresh_every > 0 and step - int(self.visual_entropy_step[row]) >= refresh_every
+
+    def set_visual_entropy(self, problem: Problem, entropy: float, step: int) -> None:
+        row = self._row_of(problem)
+        self.visual_entropy[row], self.visual_entropy_step[row] = entropy, step
+
+    def visual_entropy_of(self, problem: Problem) -> float:
+        """In nats; NaN before the first look, and where the question has no picture."""
+        row = self._row.get(problem.id)
+        return math.nan if row is None else float(self.visual_entropy[row])
+
     def mean_difficulty(self, problems: Sequence[Problem]) -> float:
         return sum(self.level(problem) for problem in problems) / len(problems)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "ids": list(self._row),
-            "difficulty": self.difficulty.clone(),
-            "pass_rate": self.pass_rate.clone(),
-            "visits": self.visits.clone(),
-            "last_step": self.last_step.clone(),
-        }
+        return {"ids": list(self._row)} | {name: getattr(self, name).clone() for name in COLUMNS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._row = {id: row for row, id in enumerate(state["ids"])}
-        for name in ("difficulty", "pass_rate", "visits", "last_step"):
+        for name in COLUMNS:
             if len(state[name]) != len(self._row):
                 raise UserError(
                     f"the ledger's {name} has {len(state[name])} rows for {len(self._row)} questions; "
@@ -78,10 +116,9 @@ class DifficultyLedger:
     def _row_of(self, problem: Problem) -> int:
         if problem.id not in self._row:
             self._row[problem.id] = len(self._row)
-            self.difficulty = torch.cat([self.difficulty, torch.tensor([self._initial(problem)])])
-            self.pass_rate = torch.cat([self.pass_rate, torch.tensor([float("nan")])])
-            self.visits = torch.cat([self.visits, torch.zeros(1, dtype=torch.int64)])
-            self.last_step = torch.cat([self.last_step, torch.full((1,), -1)])
+            for name, blank in COLUMNS.items():
+                value = self._initial(problem) if name == "difficulty" else blank
+                setattr(self, name, torch.cat([getattr(self, name), torch.tensor([value])]))
         return self._row[problem.id]
 
 

@@ -7,7 +7,7 @@ requests, may yield again, and returns the groups that the step trains on. The l
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.variants import VariantSettings, draw_variants, original
@@ -56,3 +56,17 @@ def ask_originals_and_variants(problems: Sequence[Problem], context: PlanContext
         requests += [Request(variant, config.worker.rollout.n) for variant in posed]
     groups = yield requests
     return groups
+
+
+def join_groups(first: Sequence[ScoredGroup], more: Sequence[ScoredGroup]) -> list[ScoredGroup]:
+    """The groups of two stages: further rollouts of a prompt join its group, new prompts follow."""
+    groups = {group.variant.key: group for group in first}
+    for group in more:
+        known = groups.get(group.variant.key)
+        groups[group.variant.key] = group if known is None else _joined(known, group)
+    return list(groups.values())
+
+
+def _joined(group: ScoredGroup, more: ScoredGroup) -> ScoredGroup:
+    rollouts, scores = group.rollouts + more.rollouts, group.scores + more.scores
+    return replace(group, request=replace(group.request, num_rollouts=len(rollouts)), rollouts=rollouts, scores=scores)

@@ -55,6 +55,28 @@ def draw_variants(problem: Problem, difficulty: float, settings: VariantSettings
     ]
 
 
+def hinted(problem: Problem, difficulty: float, num_steps: int, hint: HintConfig, index: int = 1) -> Variant:
+    """The question with its first `num_steps` solution steps, told in it or beginning its answer (`hint.inject`)."""
+    pose = _with_hint(problem, problem.steps[:num_steps], hint)
+    return Variant(
+        problem=problem,
+        index=index,
+        kind="hint",
+        text=pose.text,
+        difficulty=difficulty,
+        answer_prefix=pose.answer_prefix,
+        num_hint_steps=num_steps,
+    )
+
+
+def draw_perturbed(
+    problem: Problem, difficulty: float, settings: VariantSettings, draw: random.Random, index: int = 1
+) -> Variant:
+    """A harder variant of a question at its level; `fallback` says that the record has nothing to perturb."""
+    shift = max(1, draw_shift(round(min(max(difficulty, 1), 9)), draw))
+    return _variant(problem, index, difficulty, shift, settings, draw)
+
+
 def draw_shift(level: int, draw: random.Random) -> int:
     """How much harder (or, negative, easier) a variant of a question at `level` shall be: a whole number in [-8, 8]."""
     shift = round(draw.gauss(MEAN_SHIFT[level], SHIFT_STD))
@@ -80,7 +102,8 @@ def _variant(
     wanted = _kind_of(shift)
     kind = _nearest_possible(wanted, problem)
     if kind == "hint":
-        pose = _with_hint(problem, shift, settings.hint)
+        allowed = usable_steps(problem)
+        pose = _with_hint(problem, allowed[: NUM_HINT_STEPS.get(-shift, len(allowed))], settings.hint)
     elif kind == "perturbation":
         pose = _perturbed(problem, shift, settings.variants, draw)
     elif kind == "text_in_image":
@@ -132,9 +155,7 @@ def _nearest_possible(kind: VariantKind, problem: Problem) -> VariantKind:
     return "paraphrase" if problem.paraphrases else "original"
 
 
-def _with_hint(problem: Problem, shift: int, hint: HintConfig) -> _Pose:
-    allowed = usable_steps(problem)
-    steps = allowed[: NUM_HINT_STEPS.get(-shift, len(allowed))]
+def _with_hint(problem: Problem, steps: Sequence[str], hint: HintConfig) -> _Pose:
     if hint.inject == "answer":
         return _Pose(text=problem.text, answer_prefix=hint_text(steps, hint), num_hint_steps=len(steps))
     text = hint.question_template.format(question=problem.text, steps=hint.separator.join(steps))

@@ -33,7 +33,7 @@ class Encoder(Protocol):
 class Collected:
     """What a plan brought home."""
 
-    trained: list[ScoredGroup]  # the groups that the step trains on
+    trained: list[ScoredGroup]  # the groups that the step trains on; without rollouts where only a prefix is trained
     asked: list[ScoredGroup]  # every group generated, in order: what the step has cost
 
 
@@ -59,7 +59,7 @@ class Collector:
         requests = next(plan_run)
         while True:
             groups = self.ask(requests, step, stopwatch)
-            asked += groups
+            asked += [group for group in groups if group.rollouts]
             try:
                 requests = plan_run.send(groups)
             except StopIteration as done:
@@ -77,7 +77,7 @@ class Collector:
         prompts = [prompt for _, prompt in posed]
         with stopwatch.phase("rollout"):
             jobs = [GenerationJob(p, self._seeds(r, step)) for r, p in posed]
-            rollouts = self.engine.generate(jobs, self.sampling)
+            rollouts = self._generate(jobs)
         with stopwatch.phase("reward"):
             return self._score(requests, prompts, rollouts)
 
@@ -91,13 +91,19 @@ class Collector:
             self.skipped.append(f"{variant.kind} variant of {variant.problem.id}: {error}")
             return None
 
+    def _generate(self, jobs: Sequence[GenerationJob]) -> list[list[Rollout]]:
+        """One list a job; a job without seeds, which only wants its prompt encoded, never reaches the engine."""
+        wanted = [job for job in jobs if job.seeds]
+        found = iter(self.engine.generate(wanted, self.sampling) if wanted else ())
+        return [next(found) if job.seeds else [] for job in jobs]
+
     def _score(
         self, requests: Sequence[Request], prompts: Sequence[Prompt], rollouts: Sequence[Sequence[Rollout]]
     ) -> list[ScoredGroup]:
         texts = [rollout.text for group in rollouts for rollout in group]
         problems = [r.variant.problem for r, group in zip(requests, rollouts, strict=True) for _ in group]
         lengths = [len(rollout.token_ids) for group in rollouts for rollout in group]
-        scores = iter(self.reward(texts, problems, lengths))
+        scores = iter(self.reward(texts, problems, lengths) if texts else ())
         return [
             ScoredGroup(request, prompt, tuple(group), tuple(next(scores) for _ in group))
             for request, prompt, group in zip(requests, prompts, rollouts, strict=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diva_engine.algorithm.difficulty import DifficultyLedger, accuracy_by_question, updated_difficulty
+from diva_engine.algorithm.hint_control import HintState
 from diva_engine.config import DifficultyConfig
 from diva_engine.records import Problem, UserError
 from python_tests.scored import make_group
@@ -74,13 +75,37 @@ def test_a_records_own_level_is_where_it_starts():
 def test_state_is_restored_exactly():
     first = DifficultyLedger(DifficultyConfig())
     first.observe(GROUPS, step=0)
+    problem = GROUPS[0].variant.problem
+    first.set_hint(problem, HintState(3, 2))
+    first.set_visual_entropy(problem, 1.25, step=4)
     second = DifficultyLedger(DifficultyConfig())
     second.load_state_dict(first.state_dict())
     for ledger in (first, second):
         ledger.observe([make_group([1.0, 0.0], "c"), make_group([0.0, 0.0], "a")], step=1)
     left, right = first.state_dict(), second.state_dict()
     assert left.pop("ids") == right.pop("ids")
-    assert all(torch.equal(left[name], right[name]) for name in left)
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=0, equal_nan=True)
+    assert second.hint(problem) == HintState(3, 2)
+    assert second.visual_entropy_of(problem) == 1.25
+
+
+def test_pictures_are_looked_at_once_or_every_so_many_steps():
+    ledger = DifficultyLedger(DifficultyConfig())
+    problem = Problem(id="a", text="?", answer="1")
+    assert ledger.lacks_visual_entropy(problem, step=0)
+    ledger.set_visual_entropy(problem, 0.5, step=2)
+    assert not ledger.lacks_visual_entropy(problem, step=100)
+    assert not ledger.lacks_visual_entropy(problem, step=6, refresh_every=5)
+    assert ledger.lacks_visual_entropy(problem, step=7, refresh_every=5)
+
+
+def test_what_a_plan_notes_of_a_question_does_not_count_as_a_visit():
+    ledger = DifficultyLedger(DifficultyConfig())
+    ledger.set_hint(GROUPS[0].variant.problem, HintState(3))
+    ledger.observe(GROUPS, step=0)
+    assert ledger.pass_rate.tolist() == [0.5, 0.5]
+    assert ledger.visits.tolist() == [1, 1]
 
 
 def test_a_damaged_state_is_refused():

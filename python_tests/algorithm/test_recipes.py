@@ -12,7 +12,7 @@ from diva_engine.algorithm.plans import PlanContext
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
 from diva_engine.records import Problem, UserError
 from diva_engine.settings import build_config
-from python_tests.scored import make_group
+from python_tests.scored import answered, make_group
 
 PROBLEMS = [
     Problem(id=name, text="<image>?", answer="1", paraphrases=("<image>!",), steps=("a", "b")) for name in "xyz"
@@ -48,15 +48,31 @@ def test_variants_depend_on_seed_step_and_question_alone():
     assert alone == texts()[2:4], "a question's variants do not depend on the step's other questions"
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_plan_returns_what_it_is_sent(name):
+def finish(name, answer):
+    """Runs a recipe's plan on PROBLEMS, stage by stage; returns its groups and its config."""
     config = build_config({**recipe_defaults(name), "algorithm.adv_estimator": name})
     run = find_recipe(name).plan(PROBLEMS, PlanContext(config, DifficultyLedger(config.difficulty), 0))
-    next(run)
-    groups = [make_group([1.0, 0.0], "x")]
-    with pytest.raises(StopIteration) as done:
-        run.send(groups)
-    assert done.value.value == groups
+    requests = next(run)
+    for _ in range(20):
+        try:
+            requests = run.send(answer(requests))
+        except StopIteration as done:
+            return done.value, config
+    raise AssertionError(f"the plan of {name} does not end")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_plan_returns_groups_that_it_was_sent(name):
+    groups, _ = finish(name, lambda requests: [answered(r, ([1.0, 0.0] * 8)[: r.num_rollouts]) for r in requests])
+    assert {group.variant.problem.id for group in groups} == {"x", "y", "z"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_plan_does_without_questions(name):
+    """All of a step's prompts may be unreadable."""
+    groups, config = finish(name, lambda requests: [])
+    assert groups == []
+    assert find_recipe(name).credit(groups, config).advantage.tolist() == []
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -86,6 +86,19 @@ def test_a_prompt_that_cannot_be_posed_is_skipped_or_stops():
         collector().ask(requests, 0, Stopwatch())
 
 
+def test_a_request_without_rollouts_is_posed_but_neither_generated_nor_counted():
+    def plan():
+        first = yield [Request(original(problem("a"), 5.0), 0), Request(original(problem("b"), 5.0), 2)]
+        second = yield [Request(original(problem("c"), 5.0), 0)]
+        return [*first, *second]
+
+    engine = Engine()
+    collected = collector(engine).collect(plan(), step=0, stopwatch=Stopwatch())
+    assert [(g.variant.problem.id, len(g.rollouts)) for g in collected.trained] == [("a", 0), ("b", 2), ("c", 0)]
+    assert [g.variant.problem.id for g in collected.asked] == ["b"]
+    assert [len(stage) for stage in engine.asked] == [1]
+
+
 def test_held_out_accuracy_by_level():
     problems = [problem(str(i), level=float(i % 2)) for i in range(7)]
     result = validate(problems, collector(), batch_size=3)

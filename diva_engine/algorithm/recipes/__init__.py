@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from diva_engine.algorithm.recipes import cispo, diva, dr_grpo, grpo, gspo, rloo, sapo
+from diva_engine.algorithm.recipes import cispo, diva, dr_grpo, gold, grpo, gspo, rescue, rloo, sapo
 from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.records import UserError
 
@@ -19,6 +19,8 @@ RECIPES: Mapping[str, Recipe] = {
     "cispo": cispo.RECIPE,
     "sapo": sapo.RECIPE,
     "diva": diva.RECIPE,
+    "rescue": rescue.RECIPE,
+    "gold": gold.RECIPE,
 }
 
 

@@ -1,0 +1,44 @@
+"""Rescue (this project's): probe, rescue, credit the prefix.
+
+Every question is probed with a few plain rollouts. The rest of the step's rollouts goes to the questions that are not
+solved: to a live one plainly, to a dead one with its answer forced to begin with steps of its reference solution. What
+such a beginning gains over the plain question is credited to its own tokens, so that the policy learns to write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diva_engine.algorithm.advantages import group_zscore, prompt_offsets, rescale_by_range, rewards_of
+from diva_engine.algorithm.losses import clipped_policy_loss
+from diva_engine.algorithm.plans import PlanContext, PlanRun, join_groups
+from diva_engine.algorithm.prefix_credit import measured_gains, prefix_weights
+from diva_engine.algorithm.recipes.recipe import Recipe
+from diva_engine.algorithm.rescue_stages import observe_hints, probe_requests, rescue_requests
+from diva_engine.config import Config
+from diva_engine.records import Credit, Problem, ScoredGroup
+
+
+def plan(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
+    probes = yield probe_requests(problems, context)
+    more = yield rescue_requests(probes, context)
+    observe_hints(probes, more, context)
+    return join_groups(probes, more)
+
+
+def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
+    rewards, offsets = rewards_of(groups), prompt_offsets(groups)
+    advantage = group_zscore(rewards, offsets, std=config.advantage.std, eps=config.advantage.eps)
+    advantage = rescale_by_range(advantage, rewards, offsets, config.advantage)
+    gains = measured_gains(groups, config.advantage.eps)
+    weights = prefix_weights(groups, gains, [len(group.scores) for group in groups], config.rescue)
+    return Credit(advantage, weights, {"rescue/prefix_gain": sum(gains) / max(1, sum(gain > 0 for gain in gains))})
+
+
+RECIPE = Recipe(
+    summary="Rescue: probe, force the beginning of dead questions' answers, credit what it gained to its tokens",
+    plan=plan,
+    credit=credit,
+    loss=clipped_policy_loss,
+    defaults={"difficulty.accuracy_over": "originals", "hint.inject": "answer"},
+)
