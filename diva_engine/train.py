@@ -17,7 +17,7 @@ import torch
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
 from diva_engine.config import Config, DataConfig
-from diva_engine.data.dataset import ProblemSet, open_problems
+from diva_engine.data.dataset import ProblemSet, open_problems, write_report
 from diva_engine.data.prompts import PromptEncoder
 from diva_engine.data.sampler import QuestionSampler
 from diva_engine.policy.model import Policy, load_policy
@@ -78,9 +78,7 @@ def build_trainer(
     """The parts of a run, each from its own settings."""
     recipe = find_recipe(config.algorithm.adv_estimator)
     encoder = build_encoder(config, policy)
-    if train_problems.drop_unusable(encoder.check):
-        print("\n".join(train_problems.describe_rows()))
-    train_problems.write_report(run_dir / "bad_rows.jsonl")
+    drop_bad_rows([train_problems, val_problems], encoder, run_dir)
     sampler = QuestionSampler(
         len(train_problems), config.data.rollout_batch_size, seed=config.data.seed, shuffle=config.data.shuffle
     )
@@ -131,6 +129,15 @@ def open_file(files: str, data: DataConfig) -> ProblemSet:
     keys = {"text": data.prompt_key, "answer": data.answer_key, "images": data.image_key, "id": data.id_key}
     columns = {field: None if column == "none" else column for field, column in keys.items() if column}
     return open_problems(files, columns=columns, image_dir=data.image_dir or None, on_bad_row=data.on_bad_row)
+
+
+def drop_bad_rows(opened: Sequence[Sequence[Problem]], encoder: PromptEncoder, run_dir: Path) -> None:
+    """Leaves out the rows that no prompt can be made of, and writes all rows left out to `bad_rows.jsonl`."""
+    problem_sets = [problems for problems in opened if isinstance(problems, ProblemSet)]
+    for problems in problem_sets:
+        if problems.drop_unusable(encoder.check):
+            print("\n".join(problems.describe_rows()))
+    write_report(run_dir / "bad_rows.jsonl", [bad for problems in problem_sets for bad in problems.bad_rows])
 
 
 def open_policy(config: Config, checkpoint: Path | None = None) -> Policy:

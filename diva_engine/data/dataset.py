@@ -113,12 +113,6 @@ class ProblemSet:
             lines.append(f"  and {len(self.bad_rows) - 5} more")
         return lines
 
-    def write_report(self, path: Path) -> None:
-        """All rows left out, one JSON object a line: file, row, reason."""
-        with path.open("w", encoding="utf-8") as file:
-            for bad in self.bad_rows:
-                file.write(json.dumps({"file": bad.file, "row": bad.row, "reason": bad.reason}) + "\n")
-
     def drop_unusable(self, check: Callable[[Problem], None]) -> int:
         """Runs `check` on every question and leaves out those for which it raises UserError; returns their number.
 
@@ -212,6 +206,13 @@ def open_problems(
         folder = Path(image_dir) if image_dir else table.folder
         opened.append(_Source(table, column_map, folder, stem))
     return ProblemSet(opened, on_bad_row)
+
+
+def write_report(path: Path, bad_rows: Sequence[BadRow]) -> None:
+    """The rows left out, one JSON object a line: file, row, reason."""
+    with path.open("w", encoding="utf-8") as file:
+        for bad in bad_rows:
+            file.write(json.dumps({"file": bad.file, "row": bad.row, "reason": bad.reason}) + "\n")
 
 
 def _shown(places: Sequence[_Place]) -> Iterable[_Place]:

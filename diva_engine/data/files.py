@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,8 @@ def open_tables(source: str) -> list[Table]:
     if path.is_dir():
         tables = _open_folder(path, split)
     elif path.is_file():
+        if split not in ("", "train"):
+            raise UserError(f"{source}: a file has no splits; give {location}, or a folder with a file for each split")
         tables = [_open_file(path, str(path))]
     else:
         tables = [_open_hub(location, split, source)]
@@ -98,15 +101,15 @@ def _as_pattern(path: Path) -> str:
 
 def _open_json(path: Path, name: str) -> Table:
     with path.open("rb") as file:
-        beginning = file.read(4096).lstrip()
+        beginning = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
     if beginning.startswith(b"["):
         return JsonArrayTable(path, name)
-    return JsonLinesTable(path, name)  # many tools write json lines into .json
+    return JsonLinesTable(path, name)  # under either suffix: many tools write json lines into .json
 
 
 _OPENERS: dict[str, Callable[[Path, str], Table]] = {
     ".parquet": _open_parquet,
-    ".jsonl": JsonLinesTable,
+    ".jsonl": _open_json,
     ".json": _open_json,
 }
 

@@ -21,6 +21,7 @@ ImageSource = bytes | str | Path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program, as EPS does
 MAX_ENCODED_BYTES = 256 * 2**20
+MAX_SIDE = 32_768  # pixels
 MAX_IMAGE_PIXELS = 2**26  # 8192 x 8192, 200 MB decoded: a larger one is a decompression bomb or a mistake
 BASE64_BEGINNINGS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")  # PNG, JPEG, GIF, WEBP, BMP, TIFF
 MIN_BASE64_LENGTH = 64  # shorter texts are paths
@@ -128,6 +129,8 @@ def image_size(source: ImageSource, image_dir: str | Path | None = None) -> tupl
     """Width and height after `load_image`, from the header alone."""
     with _opened(source, image_dir) as image:
         width, height = image.size
+        if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode the pixels to look behind them
+            return width, height
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
@@ -168,6 +171,8 @@ def _opened(source: ImageSource, image_dir: str | Path | None) -> Image.Image:
     except _PILLOW_ERRORS as error:
         raise UserError(f"{_name(source)} cannot be opened ({_reason(error)})") from error
     width, height = image.size
+    if max(width, height) > MAX_SIDE:
+        raise UserError(f"{_name(source)} has {width} x {height} pixels; a side may have {MAX_SIDE}")
     if width * height > MAX_IMAGE_PIXELS:
         raise UserError(f"{_name(source)} has {width} x {height} pixels; at most {MAX_IMAGE_PIXELS} are decoded")
     return image

@@ -122,7 +122,10 @@ class PromptEncoder:
         if not variant.operations and not draws_text:
             return [self._processed_original(source) for source in sources]
         images = [self._original(source) for source in sources]
-        images = perturb(images, variant.operations, key)
+        try:
+            images = perturb(images, variant.operations, key)
+        except ValueError as error:
+            raise UserError(f"the image cannot be perturbed ({error})") from error
         if draws_text:
             # After the perturbation: the picture gets harder to see, the question stays readable.
             side: Literal["top", "bottom"] = "bottom" if key % 2 else "top"

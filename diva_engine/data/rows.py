@@ -114,10 +114,10 @@ def read_answer(value: Any) -> str:
     """The answer as text, freed of its wrapping: a list of one, <answer> tags, the "#### " of GSM8K, \\boxed."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
+    if value is None or value != value:  # NaN: how tables of numbers say "none"
+        raise UnreadableRow("the answer is empty")
     if isinstance(value, (int, float)):
         return str(value)
-    if value is None:
-        raise UnreadableRow("the answer is empty")
     if not isinstance(value, str):
         raise UnreadableRow(f"the answer is {type(value).__name__}, not text or a number")
     tagged = _ANSWER_TAGS.search(value)

@@ -87,17 +87,18 @@ class ArrowTable:
 
 def count_images(column: pa.ChunkedArray) -> list[int]:
     """Images in each row, without reading their bytes: the length of a list, else 1 where a value stands."""
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         lengths = pc.list_value_length(column)
         return [length or 0 for length in lengths.to_pylist()]
-    if pa.types.is_struct(column.type):
+    if pa.types.is_struct(kind):
         present = None
         for inner in ("bytes", "path"):
-            if column.type.get_field_index(inner) >= 0:
+            if kind.get_field_index(inner) >= 0:
                 valid = pc.struct_field(column, inner).is_valid()
                 present = valid if present is None else pc.or_(present, valid)
         valid = column.is_valid() if present is None else present
-    elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         valid = pc.fill_null(pc.greater(pc.binary_length(column), 0), False)
     else:
         valid = column.is_valid()

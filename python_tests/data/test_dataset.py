@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from diva_engine.data.dataset import open_problems
+from diva_engine.data.dataset import open_problems, write_report
 from diva_engine.data.images import load_image
 from diva_engine.records import UserError
 from python_tests.data.pictures import random_png
@@ -44,6 +44,7 @@ def test_a_repeated_id_names_both_rows(tmp_path):
 BAD_ROWS = {
     "empty answer": ({"problem": "a", "answer": " "}, "the answer is empty"),
     "no answer": ({"problem": "a"}, "the answer is empty"),
+    "NaN as answer": ({"problem": "a", "answer": float("nan")}, "the answer is empty"),
     "several answers": ({"problem": "a", "answer": ["1", "2"]}, "the answer is list"),
     "empty question": ({"problem": "", "answer": "1"}, "the question is empty"),
     "no question": ({"answer": "1"}, "the question is empty"),
@@ -100,7 +101,7 @@ def test_the_report_holds_every_row_left_out(tmp_path):
     rows = [{"problem": "a", "answer": "1"}] + [{"problem": "a", "answer": ""}] * 7
     problems = open_problems(write_jsonl(tmp_path / "a.jsonl", rows))
     assert "  and 2 more" in problems.describe()
-    problems.write_report(tmp_path / "bad_rows.jsonl")
+    write_report(tmp_path / "bad_rows.jsonl", problems.bad_rows)
     lines = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(1, 8))
     assert lines[0] == {"file": str(tmp_path / "a.jsonl"), "row": 1, "reason": "the answer is empty"}

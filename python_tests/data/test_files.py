@@ -176,6 +176,21 @@ def test_what_cannot_be_read_is_named_in_one_line(name, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_a_file_has_no_splits(tmp_path):
+    path = write(tmp_path / "a.jsonl", "q")
+    assert questions_of(f"{path}@train") == ["q"]
+    with pytest.raises(UserError, match=r"a.jsonl@test: a file has no splits"):
+        open_problems(f"{path}@test")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("text", ['{"problem": "q", "answer": "1"}', '[{"problem": "q", "answer": "1"}]'])
+def test_json_is_told_by_its_beginning(name, text, tmp_path):
+    for beginning in ("", "\ufeff", "\n  "):
+        (tmp_path / name).write_text(beginning + text, encoding="utf-8")
+        assert questions_of(tmp_path / name) == ["q"]
+
+
 def test_a_split_that_a_folder_lacks_is_named(tmp_path):
     write(tmp_path / "set" / "train.jsonl", "a")
     with pytest.raises(UserError, match="has no split 'test'; it has train"):

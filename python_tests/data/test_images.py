@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from diva_engine.data import images as images_module
 from diva_engine.data.images import image_size, load_image, read_image_sources, resize_to_pixels
@@ -83,6 +83,15 @@ def test_pictures_stand_upright(orientation):
     assert image_size(data) == expected.size
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
+def test_the_size_is_told_without_decoding(format, monkeypatch):
+    data = encoded(random_picture(24, 16), format)
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: decoded.append(self))
+    assert image_size(data) == (24, 16)
+    assert not decoded
+
+
 BROKEN_EXIF = {
     "nonsense": b"Exif\0\0nonsense",
     "endless offset": b"Exif\0\0II*\0\xff\xff\xff\xff",
@@ -116,6 +125,7 @@ BROKEN = {
     "truncated png": (random_png(64, 64)[:3000], "cannot be decoded"),
     "truncated jpeg": (encoded(random_picture(64, 64), "JPEG")[:1500], "cannot be decoded"),
     "bomb": (png_header_of(30_000, 30_000), "30000 x 30000 pixels|cannot be opened"),
+    "wide": (encoded(flat("L", 9, (40_000, 1))), "40000 x 1 pixels; a side may have 32768"),
     "large": (png_header_of(9_000, 9_000), "has 9000 x 9000 pixels; at most 67108864"),
     "no pixels inside": (png_header_of(100, 100), "cannot be decoded"),
     "no width": (png_header_of(0, 10), "is no PNG|cannot be"),
