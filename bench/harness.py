@@ -48,11 +48,15 @@ def device() -> str:
 
 def benchmark_cases(cases: Cases) -> Callable[..., None]:
     """A pytest benchmark for every contender of every case."""
-    every = list(cases(device()))
-    arguments = [(case, name) for case in every for name in case.contenders]
+    # Named here, made again when its turn comes: the tensors of one case at a time fit into memory.
+    named = [(i, case.op, case.size, name) for i, case in enumerate(cases(device())) for name in case.contenders]
+    turn = _Turn(cases)
 
-    @pytest.mark.parametrize(("case", "contender"), arguments, ids=[f"{c.op}-{c.size}-{n}" for c, n in arguments])
-    def test_speed(case: Case, contender: str, benchmark: Any) -> None:
+    @pytest.mark.parametrize(
+        ("index", "contender"), [(i, name) for i, _, _, name in named], ids=["-".join(words) for _, *words in named]
+    )
+    def test_speed(index: int, contender: str, benchmark: Any) -> None:
+        case = turn.case(index)
         run, calls = case.contenders[contender], 1
         if device() == "cuda":
             run, calls = _launched_often(run), CUDA_CALLS
@@ -64,6 +68,24 @@ def benchmark_cases(cases: Cases) -> Callable[..., None]:
         benchmark(run)
 
     return test_speed
+
+
+class _Turn:
+    """The case whose turn it is; the ones before it are gone."""
+
+    def __init__(self, cases: Cases) -> None:
+        self._cases = cases
+        self._left: Iterator[Case] = iter(())
+        self._index = -1
+        self._case: Case | None = None
+
+    def case(self, index: int) -> Case:
+        if self._case is None or index < self._index:
+            self._left, self._index = self._cases(device()), -1
+        while self._index < index:
+            self._case = None
+            self._case, self._index = next(self._left), self._index + 1
+        return self._case
 
 
 def _launched_often(run: Callable[[], Any]) -> Callable[[], None]:

@@ -2,6 +2,8 @@
 set(DIVA_OPS
   group_stats
   diva_advantage
+  shared_std_advantage
+  update_difficulty
   policy_loss
   token_logprob
   spectral_entropy
@@ -11,7 +13,8 @@ set(DIVA_OPS
 set(DIVA_GLUE_SOURCES schemas.cpp common/glue.cpp)
 set(DIVA_CPU_SOURCES)
 set(DIVA_CUDA_SOURCES common/device_cuda.cu)
-set(DIVA_SHORT_LOOP_SOURCES group_stats/group_stats_cpu.cpp diva_advantage/diva_advantage_cpu.cpp)
+set(DIVA_SHORT_LOOP_SOURCES group_stats/group_stats_cpu.cpp diva_advantage/diva_advantage_cpu.cpp
+                            shared_std_advantage/shared_std_advantage_cpu.cpp)
 foreach(op IN LISTS DIVA_OPS)
   list(APPEND DIVA_GLUE_SOURCES ${op}/${op}.cpp)
   list(APPEND DIVA_CPU_SOURCES ${op}/${op}_cpu.cpp)

@@ -5,6 +5,16 @@
 STABLE_TORCH_LIBRARY(diva_engine, m) {
   m.def("group_stats(Tensor values, Tensor offsets) -> (Tensor mean, Tensor std, Tensor min, Tensor max)");
   m.def(
+      "diva_advantage(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, float k, "
+      "int weight, int rrb, float r_max, bool sample_std, float eps, int balance, Tensor? lengths, int max_length, "
+      "float w_local, float w_global) -> (Tensor advantage, Tensor local, Tensor global_)");
+  m.def(
+      "shared_std_advantage(Tensor rewards, Tensor prompt_offsets, Tensor bin_of_prompt, int num_bins, float eps) -> "
+      "Tensor");
+  m.def(
+      "update_difficulty(Tensor(a!) table, Tensor index, Tensor accuracy, float eta, float low, float high, int rule) "
+      "-> Tensor");
+  m.def(
       "policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "
       "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, "
       "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean, "
@@ -18,10 +28,6 @@ STABLE_TORCH_LIBRARY(diva_engine, m) {
   m.def(
       "token_logprob_backward_(Tensor(a!) logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "
       "Tensor? logprob_gradient, Tensor? entropy_gradient, float temperature) -> ()");
-  m.def(
-      "diva_advantage(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, float k, "
-      "int weight, int rrb, float r_max, bool sample_std, float eps, int balance, Tensor? lengths, int max_length, "
-      "float w_local, float w_global) -> (Tensor advantage, Tensor local, Tensor global_)");
   m.def(
       "perturb_images(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, int[] launches, "
       "int seed, SymInt scratch_bytes, SymInt output_bytes) -> Tensor");

@@ -1,7 +1,13 @@
 #pragma once
-// What the host asks of the CUDA runtime, without its headers.
+// What the host asks of the CUDA runtime, without its headers. Ints are cudaError_t.
+#include <cstddef>
+
 extern "C" {
 const char* diva_cuda_error_string(int error);
-// The architectures the kernels were compiled for, as in "80,90".
+// The architectures the kernels were compiled for, as in "800,900".
 const char* diva_cuda_architectures();
+// Whether the stream is being captured into a graph, so that nothing may wait for it.
+bool diva_cuda_is_capturing(void* stream);
+// Copies and waits for the stream.
+int diva_cuda_copy_to_host(void* host, const void* device, size_t bytes, void* stream);
 }

@@ -8,3 +8,15 @@
 extern "C" const char* diva_cuda_error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 extern "C" const char* diva_cuda_architectures() { return DIVA_EXPANDED_STRING(__CUDA_ARCH_LIST__); }
+
+extern "C" bool diva_cuda_is_capturing(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status);
+  return status != cudaStreamCaptureStatusNone;
+}
+
+extern "C" int diva_cuda_copy_to_host(void* host, const void* device, size_t bytes, void* stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  if (const int error = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda_stream)) return error;
+  return cudaStreamSynchronize(cuda_stream);
+}

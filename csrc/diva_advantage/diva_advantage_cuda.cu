@@ -60,7 +60,7 @@ __device__ __forceinline__ void write_prompt(const DivaInput<float>& input, cons
 // questions. First every warp scales its groups and all blocks leave their batch sums; the grid waits; then every warp
 // writes its rollouts. A warp meets the same questions both times, so of the scratch only the batch sums travel between
 // warps.
-__global__ void __launch_bounds__(kDivaThreads)
+__global__ void __launch_bounds__(kDivaThreads, 2)  // two blocks a processor leave 128 registers: no spills
     diva_advantage_kernel(DivaInput<float> input, DivaOptions options, DivaOutput<float> output,
                           BatchSums* __restrict__ block_sums, GroupScale<float>* __restrict__ prompts,
                           GroupScale<float>* __restrict__ questions) {

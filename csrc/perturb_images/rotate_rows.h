@@ -27,9 +27,9 @@ inline Span span_within(int64_t start, int64_t step, int64_t low, int64_t high, 
 
 // The x whose source position has low <= x0 < high_x and low <= y0 < high_y.
 inline Span span_of_sources(const Stage& stage, Position start, int64_t low, int64_t high_x, int64_t high_y) {
-  constexpr int kPixelShift = kPositionShift + kWeightBits;
-  const Span x = span_within(start.x, 2 * stage.a, low << kPixelShift, high_x << kPixelShift, stage.dst_width);
-  const Span y = span_within(start.y, 2 * stage.b, low << kPixelShift, high_y << kPixelShift, stage.dst_width);
+  constexpr int64_t kPixel = int64_t{1} << (kPositionShift + kWeightBits);
+  const Span x = span_within(start.x, 2 * stage.a, low * kPixel, high_x * kPixel, stage.dst_width);
+  const Span y = span_within(start.y, 2 * stage.b, low * kPixel, high_y * kPixel, stage.dst_width);
   const int64_t begin = std::max(x.begin, y.begin);
   return {begin, std::max(begin, std::min(x.end, y.end))};
 }

@@ -10,8 +10,10 @@ from diva_engine.ops.image_batch import ImageBatch, pack_images
 from diva_engine.ops.perturb_images import perturb_images, perturb_packed
 from diva_engine.ops.perturbation_plan import PerturbationPlan, plan_perturbations
 from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics, policy_loss
+from diva_engine.ops.shared_std_advantage import shared_std_advantage
 from diva_engine.ops.spectral_entropy import spectral_entropy
 from diva_engine.ops.token_logprob import TokenLogprob, token_logprob
+from diva_engine.ops.update_difficulty import update_difficulty
 
 __all__ = [
     "DivaAdvantage",
@@ -28,6 +30,8 @@ __all__ = [
     "perturb_packed",
     "plan_perturbations",
     "policy_loss",
+    "shared_std_advantage",
     "spectral_entropy",
     "token_logprob",
+    "update_difficulty",
 ]
