@@ -30,7 +30,8 @@ def normal_quantiles() -> Tensor:
 def blur_weights(std: float) -> Tensor:
     """[radius + 1] int32: a Gaussian cut at three standard deviations, in units of 2^-16, the centre first."""
     radius = math.ceil(3 * std)
-    heights = [math.exp(-0.5 * (k / std) ** 2) if k else 1.0 for k in range(radius + 1)]
+    # At 40 standard deviations the height is 0 already; the square of a larger quotient may overflow.
+    heights = [math.exp(-0.5 * min(k / std, 40.0) ** 2) if k else 1.0 for k in range(radius + 1)]
     total = heights[0] + 2 * sum(heights[1:])
     sides = [round(height / total * BLUR_ONE) for height in heights[1:]]
     return torch.tensor([BLUR_ONE - 2 * sum(sides), *sides], dtype=torch.int32)
