@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Literal
 
 from diva_engine.rewards.guards import is_costly
+from diva_engine.rewards.lists import Verdict, compare_lists
 from diva_engine.rewards.normalization import Answer, read_answer
 from diva_engine.rewards.units import units_agree
 
 Number = Fraction | float
-Verdict = Literal["right", "wrong", "refused", "ask"]
 
 MAX_ANSWER_CHARS = 400
 TOLERANCE = Fraction(1, 10**6)  # between decimals, relative below 1 and absolute above, as math-verify's six places
@@ -48,7 +47,7 @@ def _compare_read(left: Answer, right: Answer) -> Verdict:
     plain = [answer.value is not None or answer.is_words or answer.is_bare_letter for answer in (left, right)]
     if all(plain) or left.is_words or right.is_words:
         return "wrong"
-    return "ask"
+    return compare_lists(left.latex, right.latex, lambda a, b: _compare_read(read_answer(a), read_answer(b)))
 
 
 def _same_number(left: Answer, right: Answer) -> bool:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from diva_engine.rewards.closed_form import read_closed_form
-from diva_engine.rewards.units import read_unit
+from diva_engine.rewards.units import MATHEMATICAL_WORDS, read_unit
 
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ",
@@ -54,10 +54,8 @@ _LETTER = re.compile(r"(?:(?:option|choice|answer) )?[(\[]? ?([A-Za-z]) ?[)\]]?[
 _LETTER_AND_TEXT = re.compile(r"\(?([A-J])(?:[.)] ?|: )(?=\S)(.+)")
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z '\-]*")
-_LONG_WORD = re.compile(r"[A-Za-z]{4}")
-_FUNCTIONS = frozenset({"sqrt", "sinh", "cosh", "tanh"})
-_SHORT_WORDS = frozenset({"yes", "no", "not", "all", "red", "up", "top", "low", "odd", "old", "new"})
+_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '\-])*")
+_SHORT_WORDS = frozenset({"no", "up", "on", "in", "to", "it", "he", "we", "go"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,8 @@ def _read_unnamed(text: str) -> Answer:
         found = read_value(text)
         unit = read_unit(found[1].removeprefix("%")) if found else None
         if found and unit is not None:
-            return Answer(compact, latex, found[0], unit, is_percent=found[1].startswith("%"))
+            is_percent = found[1].startswith("%")
+            return Answer(compact, latex if is_percent else _number_latex(found[0], latex), found[0], unit, is_percent)
     if _is_words(text):
         return Answer(text.casefold().replace(" ", ""), latex, is_words=True)
     if len(compact) == 1 and compact.isalpha():
@@ -191,9 +190,20 @@ _READERS = (
 )
 
 
+def _number_latex(value: Fraction | float, latex: str) -> str:
+    """A rational number without its unit, so that algebra cannot misread it; other numbers as they were written."""
+    if isinstance(value, float):
+        return latex
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
 def _is_words(text: str) -> bool:
-    """Plain words, that no algebra can make equal to anything else."""
+    """Words and letter sequences ("tea", "BCA"), which algebra would take for products; "AB" is left to it."""
     if not _WORDS.fullmatch(text):
         return False
-    lowered = text.casefold()
-    return lowered in _SHORT_WORDS or (bool(_LONG_WORD.search(text)) and lowered not in _FUNCTIONS)
+    if not text.isascii():
+        return len(text) > 1
+    words = [word for word in re.split(r"[ '\-]+", text) if word]
+    if len(words) == 1 and len(text) == 2:
+        return text.casefold() in _SHORT_WORDS
+    return any(len(word) >= 3 and word.casefold() not in MATHEMATICAL_WORDS for word in words)

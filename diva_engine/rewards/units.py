@@ -53,8 +53,25 @@ _CANONICAL = {alias: unit for unit, aliases in _ALIASES.items() for alias in ali
 _POWERED = re.compile(r"(?:(sq|square|cubic)\.? +)?([^\s^0-9]+(?: ?/ ?[^\s^0-9]+)?)(?: ?\^? ?([23])| (squared|cubed))?")
 _POWER = {"sq": "2", "square": "2", "cubic": "3", "squared": "2", "cubed": "3"}
 _NOUNS = re.compile(r"[A-Za-z]{3,20}(?: [A-Za-z]{2,20}){0,3}")
-_MATHEMATICS = frozenset(
-    {"and", "or", "over", "plus", "minus", "times", "mod", "to", "pi", "inf", "sqrt", "log", "exp"}
+MATHEMATICAL_WORDS = frozenset(
+    {
+        "and",
+        "or",
+        "over",
+        "plus",
+        "minus",
+        "times",
+        "mod",
+        "to",
+        "pi",
+        "inf",
+        "sqrt",
+        "log",
+        "exp",
+        "sinh",
+        "cosh",
+        "tanh",
+    }
     | {"sin", "cos", "tan", "cot", "sec", "csc"}
 )
 
@@ -73,7 +90,7 @@ def read_unit(text: str) -> str | None:
         power = digit or _POWER.get(before or after or "", "")
         if unit:
             return f"{unit}^{power}" if power else unit
-    if _NOUNS.fullmatch(text) and not _MATHEMATICS.intersection(text.lower().split()):
+    if _NOUNS.fullmatch(text) and not MATHEMATICAL_WORDS.intersection(text.lower().split()):
         return NOUN
     return None
 

@@ -36,8 +36,9 @@ def load_verifier() -> tuple[Handler, str]:
 
     def equal(prediction: str, truth: str) -> bool:
         # The library's own time limits are off: they need signals and are slower than the pool's.
-        read = [parse(rf"\boxed{{{latex}}}", parsing_timeout=None) for latex in (truth, prediction)]
-        return bool(verify(read[0], read[1], timeout_seconds=None))
+        left, right = (parse(rf"\boxed{{{latex}}}", parsing_timeout=None) for latex in (truth, prediction))
+        # Both ways: the library takes an interval for an inequality, but not an inequality for an interval.
+        return bool(verify(left, right, timeout_seconds=None) or verify(right, left, timeout_seconds=None))
 
     def match(pattern: str, text: str) -> bool:
         return re.fullmatch(pattern, text, re.DOTALL) is not None

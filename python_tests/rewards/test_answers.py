@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diva_engine.records import Problem
 from diva_engine.rewards.answers import compare
@@ -56,7 +58,12 @@ TABLE = [
     ("$12$", "12", "R"), (r"\(12\)", "12", "R"), ("**12**", "12", "R"), ('"12"', "12", "R"), ("{5}", "5", "R"),
     ("((5))", "5", "R"),
     (r"\left( 3, 4 \right)", "(3,4)", "R"), (" 7 \n", "7", "R"),
-    # words
+    # words, and letters that are no product
+    ("tea", "eat", "W"), ("CAB", "ABC", "W"), ("NO", "ON", "W"), ("AB", "BA", "AR"), ("xy", "yx", "AR"),
+    ("tea", "tea.", "R"),
+    ("α", "β", "W"), ("等腰三角形", "等腰三角形。", "R"), ("等腰", "等边", "W"), ("the cat", "the dog", "W"),
+    ("ABC", "A", "W"),
+    ("red circle", "circle", "W"),
     ("yes", "Yes", "R"), (r"\text{Yes}", "yes", "R"), ("yes", "no", "W"),
     ("isosceles triangle", "Isosceles  Triangle", "R"),
     ("red", "blue", "W"), ("twelve", "12", "W"), ("infinity", r"\infty", "R"),
@@ -79,7 +86,10 @@ TABLE = [
     ("5!", "120", "AR"),
     (r"\log_2 8", "3", "AR"), ("x>3", "3<x", "AR"), ("3+4i", "4i+3", "AR"), ("2*sqrt(3)", r"2\sqrt{3}", "R"),
     # several values
-    ("(1,2)", "(1, 2)", "R"), ("(1,2)", "(2,1)", "AW"), ("[1,2]", "(1,2)", "AW"), (r"\{1,2\}", r"\{2,1\}", "AR"),
+    (r"(1, \frac{1}{2})", "(1, 0.5)", "R"), ("1, 2", "(1,2)", "R"), ("2, 1", "(1,2)", "W"), ("(1,2,3)", "(1,2)", "W"),
+    (r"\{1,2\}", "(1,2)", "W"), ("1,2", "1<x<2", "W"), ("x=1 or x=2", "1<x<2", "W"), ("1<x<2", "(1,2)", "AR"),
+    ("(x+1, 2)", "(1+x, 2)", "AR"), ("A and C", "A, C", "AR"), ("A, C", "C, A", "AR"), ("A, B", "A, C", "AW"),
+    ("(1,2)", "(1, 2)", "R"), ("(1,2)", "(2,1)", "W"), ("[1,2]", "(1,2)", "AW"), (r"\{1,2\}", r"\{2,1\}", "AR"),
     ("2,1", "1,2", "AR"),
     ("12 and 13", "12", "AW"), ("5 or 6", "5", "AW"), ("x=1 or x=2", "1,2", "AR"),
     # nothing, and what algebra must not see
@@ -108,6 +118,19 @@ def test_the_table_is_long_enough() -> None:
 def test_judged_at_once_or_left_to_algebra(answer: str, truth: str, verdict: str) -> None:
     expected = {"R": "right", "W": "wrong", "X": "refused", "AR": "ask", "AW": "ask"}[verdict]
     assert compare(answer, truth) == expected
+
+
+FRAGMENTS = st.sampled_from(
+    [*"0123456789.,:;+-*/^=<>!%$°()[]{}| \\abxABC√π½²−", "10", " or ", " and ", "cm", "{1}", "{2}", "^{"]
+    + [r"\frac", r"\sqrt", r"\pi", r"\text", r"\{", r"\}", r"\cdot", r"\times"]
+)
+ANYTHING = st.text(max_size=40) | st.lists(FRAGMENTS, max_size=12).map("".join)
+
+
+@given(ANYTHING, ANYTHING)
+def test_nothing_that_a_model_writes_raises(answer: str, truth: str) -> None:
+    assert compare(answer, truth) in ("right", "wrong", "refused", "ask")
+    assert compare(answer, answer) == ("right" if answer.strip() else "wrong")
 
 
 def test_what_algebra_decides(reward: AnswerReward) -> None:
