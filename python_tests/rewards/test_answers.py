@@ -120,10 +120,24 @@ def test_judged_at_once_or_left_to_algebra(answer: str, truth: str, verdict: str
     assert compare(answer, truth) == expected
 
 
-FRAGMENTS = st.sampled_from(
-    [*"0123456789.,:;+-*/^=<>!%$°()[]{}| \\abxABC√π½²−", "10", " or ", " and ", "cm", "{1}", "{2}", "^{"]
-    + [r"\frac", r"\sqrt", r"\pi", r"\text", r"\{", r"\}", r"\cdot", r"\times"]
-)
+CHARACTERS = list("0123456789.,:;+-*/^=<>!%$°()[]{}| \\abxABC√π½²−")
+LATEX = [
+    r"\frac",
+    r"\sqrt",
+    r"\pi",
+    r"\text",
+    r"\{",
+    r"\}",
+    r"\cdot",
+    r"\times",
+    "10",
+    " or ",
+    "cm",
+    "{1}",
+    "{2}",
+    "^{",
+]
+FRAGMENTS = st.sampled_from(CHARACTERS + LATEX)
 ANYTHING = st.text(max_size=40) | st.lists(FRAGMENTS, max_size=12).map("".join)
 
 
