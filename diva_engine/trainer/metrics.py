@@ -42,7 +42,7 @@ class MetricsLogger:
         self.run_dir = Path(run_dir)
         self._loggers = frozenset(loggers)
         self._names = {"project": project_name, "name": experiment_name or self.run_dir.name}
-        self._wandb_module = _import_wandb() if "wandb" in self._loggers else None
+        self._wandb_module: Any = _import_wandb() if "wandb" in self._loggers else None
         self._resumed_step: int | None = None
         self._is_open = False
         self._metrics = JsonLines(self.run_dir / "metrics.jsonl")
@@ -131,7 +131,17 @@ class MetricsLogger:
         if "tensorboard" in self._loggers:
             self._tensorboard = _open_tensorboard(self.run_dir / "tensorboard", self._resumed_step)
         if self._wandb_module is not None:
-            self._wandb = self._wandb_module.init(dir=str(self.run_dir), resume="allow", **self._names)
+            self._wandb = self._open_wandb()
+
+    def _open_wandb(self) -> Any:
+        """A new run of W&B, or the one that a resumed run began. W&B keeps its first number of a repeated step."""
+        id_file = self.run_dir / "wandb_id"
+        is_known = self._resumed_step is not None and id_file.exists()
+        run_id = id_file.read_text().strip() if is_known else None
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        run = self._wandb_module.init(dir=str(self.run_dir), id=run_id, resume="allow", **self._names)
+        id_file.write_text(f"{run.id}\n")
+        return run
 
 
 def move_earlier_run(run_dir: Path) -> None:

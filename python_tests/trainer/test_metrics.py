@@ -115,6 +115,23 @@ def test_without_loggers_nothing_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_wandb_gets_the_numbers_and_a_resumed_run_goes_on_in_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    first = MetricsLogger(tmp_path, ("wandb",), project_name="p", experiment_name="e")
+    first.log(1, {"reward/mean": 0.5})
+    run_id = wandb.run.id
+    first.close()
+    resumed = MetricsLogger(tmp_path, ("wandb",))
+    resumed.resume(1)
+    resumed.log(2, {"reward/mean": 0.75})
+    assert (wandb.run.id, wandb.run.summary["reward/mean"]) == (run_id, 0.75)
+    resumed.close()
+
+
 def test_a_misspelt_logger_and_a_missing_package_say_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"trainer\.logger: tensorbord is not a logger; did you mean tensorboard\?"):
         MetricsLogger(tmp_path, ("tensorbord",))
