@@ -101,6 +101,30 @@ class HintConfig:
 
 
 @dataclass(frozen=True)
+class DapoConfig:
+    max_draws: int = setting(10, "most draws of questions in one step, in search of live groups", low=1)
+    live_by: Literal["reward", "accuracy"] = setting("reward", "a group is live where these are not all equal")
+    overlong_share: float = setting(
+        0.2, "last share of max_response_length over which the penalty of a long answer rises; 0 is off", low=0, high=1
+    )
+    overlong_penalty: float = setting(1.0, "taken off the reward of an answer of max_response_length", low=0)
+
+
+@dataclass(frozen=True)
+class HintGrpoConfig:
+    groups: int = setting(3, "hint groups of a question; group i is shown the first i / groups of its steps", low=1)
+    ladder: Literal["all", "lazy"] = setting(
+        "all", "generate every group, or a longer hint only for questions without a positive rollout so far"
+    )
+    select: Literal["first_positive", "fewest_unequal"] = setting(
+        "first_positive", "train on the shortest hint with a positive rollout (the authors), or with unequal rewards"
+    )
+    positive_by: Literal["accuracy", "reward"] = setting(
+        "accuracy", "a rollout is positive where this is above 0; by reward (the authors) form alone is enough"
+    )
+
+
+@dataclass(frozen=True)
 class RescueConfig:
     probe: int = setting(4, "plain rollouts of every question, before the rest of the step's is shared out", low=1)
     max_rollouts: int = setting(12, "most rollouts that the second stage gives one question", low=1)
@@ -222,6 +246,8 @@ class Config:
     difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
     variants: VariantsConfig = field(default_factory=VariantsConfig)
     hint: HintConfig = field(default_factory=HintConfig)
+    dapo: DapoConfig = field(default_factory=DapoConfig)
+    hint_grpo: HintGrpoConfig = field(default_factory=HintGrpoConfig)
     rescue: RescueConfig = field(default_factory=RescueConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -6,6 +6,7 @@ requests, may yield again, and returns the groups that the step trains on. The l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -56,6 +57,39 @@ def ask_originals_and_variants(problems: Sequence[Problem], context: PlanContext
         requests += [Request(variant, config.worker.rollout.n) for variant in posed]
     groups = yield requests
     return groups
+
+
+def is_live(group: ScoredGroup, by: str) -> bool:
+    """Whether the group's rewards, or its accuracies, are not all equal."""
+    return len({score.reward if by == "reward" else score.accuracy for score in group.scores}) > 1
+
+
+def ask_until_live(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
+    """Further questions until as many groups are live as questions were given: DAPO's dynamic sampling.
+
+    A draw asks as many questions as the share of live groups so far says are missing, at most a whole batch.
+    """
+    settings, wanted = context.config.dapo, len(problems)
+    live: list[ScoredGroup] = []
+    batch, num_asked, num_draws = list(problems), 0, 0
+    while batch:
+        groups = yield from ask_originals(batch, context)
+        num_draws, num_asked = num_draws + 1, num_asked + len(batch)
+        live += [group for group in groups if is_live(group, settings.live_by)]
+        missing = wanted - len(live)
+        if missing <= 0 or num_draws == settings.max_draws:
+            break
+        expected = math.ceil(missing * num_asked / len(live)) if live else wanted
+        batch = context.draw_more(min(wanted, expected))
+    context.metrics.update(
+        {
+            "dapo/draws": float(num_draws),
+            "dapo/questions_asked": float(num_asked),
+            "dapo/live_groups": float(len(live)),
+            "dapo/short_of_live_groups": float(max(0, wanted - len(live))),
+        }
+    )
+    return live[:wanted]
 
 
 def join_groups(first: Sequence[ScoredGroup], more: Sequence[ScoredGroup]) -> list[ScoredGroup]:

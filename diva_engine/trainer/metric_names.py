@@ -37,6 +37,18 @@ METRICS: dict[str, Metric] = {
     "response/truncated": Metric("share", "rollouts cut off at max_response_length"),
     "variants/fallbacks": Metric("prompts", "variants that fell back to another kind for lack of material"),
     "variants/hint_steps": Metric("steps", "mean number of solution steps shown by a hint"),
+    "dapo/draws": Metric("draws", "times that questions were drawn in search of live groups"),
+    "dapo/questions_asked": Metric("questions", "questions asked over all draws"),
+    "dapo/live_groups": Metric("groups", "groups found whose rewards are not all equal"),
+    "dapo/short_of_live_groups": Metric(
+        "groups",
+        "live groups missing when the draws ended (dapo.max_draws, or no question left): the step trains on fewer; "
+        "raise dapo.max_draws, or take questions nearer to what the model can do",
+    ),
+    "hint_grpo/live_groups": Metric("groups", "groups trained on whose rewards are not all equal"),
+    "hint_grpo/tokens_per_live_group": Metric("tokens", "tokens sampled in the step for each such group"),
+    "hint_grpo/rollout_share": Metric("share", "rollouts generated, of those that all hint groups would have cost"),
+    "hint_grpo/hint_steps": Metric("steps", "mean number of solution steps shown in the groups trained on"),
     "rescue/dead_questions": Metric("share", "questions whose probes were all wrong"),
     "rescue/hinted_questions": Metric("share", "questions whose answers were forced to begin with reference steps"),
     "rescue/resting_questions": Metric("share", "dead questions left without a hint after repeated failure"),

@@ -7,7 +7,19 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from diva_engine.algorithm.recipes import cispo, diva, dr_grpo, gold, grpo, gspo, rescue, rloo, sapo
+from diva_engine.algorithm.recipes import (
+    cispo,
+    dapo,
+    diva,
+    dr_grpo,
+    gold,
+    grpo,
+    gspo,
+    hint_grpo,
+    rescue,
+    rloo,
+    sapo,
+)
 from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.records import UserError
 
@@ -15,10 +27,12 @@ RECIPES: Mapping[str, Recipe] = {
     "grpo": grpo.RECIPE,
     "dr_grpo": dr_grpo.RECIPE,
     "rloo": rloo.RECIPE,
+    "dapo": dapo.RECIPE,
     "gspo": gspo.RECIPE,
     "cispo": cispo.RECIPE,
     "sapo": sapo.RECIPE,
     "diva": diva.RECIPE,
+    "hint_grpo": hint_grpo.RECIPE,
     "rescue": rescue.RECIPE,
     "gold": gold.RECIPE,
 }
