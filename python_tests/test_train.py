@@ -58,6 +58,7 @@ def without_times(rows):
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
 
 
+PROMPTS = {"diva": 2, "hint_grpo": 3}  # posed for a question
 # What a recipe needs to show its second stage within rollouts as few as these.
 FEW = {"rescue": ["rescue.probe=2"]}
 
@@ -69,9 +70,10 @@ def choose(algorithm):
 @pytest.mark.parametrize("algorithm", RECIPES)
 def test_a_run_leaves_metrics_rollouts_summary_and_a_model(inputs, tmp_path, algorithm):
     summary = run(inputs, tmp_path, *choose(algorithm), "trainer.max_steps=2")
-    prompts = 2 if algorithm == "diva" else 1
     assert summary["steps"] == 2
-    assert summary["responses"] == 2 * 2 * prompts * 4
+    assert summary["responses"] >= 2 * 2 * PROMPTS.get(algorithm, 1) * 4
+    if "dapo" not in algorithm:
+        assert summary["responses"] == 2 * 2 * PROMPTS.get(algorithm, 1) * 4
     assert {"accuracy_before", "accuracy_after", "wall_s", "tokens_per_s", "algorithm", "seed"} <= summary.keys()
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     steps = [row for row in rows_of(tmp_path) if "reward/mean" in row]
@@ -108,6 +110,7 @@ def test_the_same_seed_gives_the_same_numbers_bit_for_bit(inputs, tmp_path, algo
 KL = ["algorithm.disable_kl=false", "algorithm.kl_coef=1"]
 RESUMED = {name: choose(name) for name in RECIPES} | {
     "kl as loss": KL,
+    "hint_grpo, lazy": ["algorithm=hint_grpo", "hint_grpo.ladder=lazy"],
     "kl as reward": [*KL, "algorithm.use_kl_loss=false", "algorithm.kl_penalty=k1"],
 }
 

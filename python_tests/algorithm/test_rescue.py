@@ -6,44 +6,14 @@ import torch
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.hint_control import HintState
-from diva_engine.algorithm.plans import PlanContext
-from diva_engine.algorithm.recipes import find_recipe, recipe_defaults
 from diva_engine.algorithm.rescue_stages import even_shares
 from diva_engine.records import Problem
 from diva_engine.settings import build_config
-from python_tests.scored import answered
+from python_tests.algorithm.plan_run import PlanRun
 
 STEPS = ("one ;", "two ;", "three ;", "so 4 ;")
 PROBLEMS = [Problem(id=name, text="<image>?", answer="4", images=(b"png",), steps=STEPS) for name in "abcd"]
 DEAD, LIVE, SOLVED = [0.0] * 4, [1.0, 0.0, 0.0, 1.0], [1.0] * 4
-
-
-class Run:
-    """A plan of a recipe, answered by hand."""
-
-    def __init__(self, name, problems=PROBLEMS, ledger=None, step=0, **settings):
-        self.config = build_config({**recipe_defaults(name), "algorithm.adv_estimator": name, **settings})
-        self.recipe = find_recipe(name)
-        self.ledger = ledger or DifficultyLedger(self.config.difficulty)
-        self.context = PlanContext(self.config, self.ledger, step)
-        self.plan = self.recipe.plan(problems, self.context)
-        self.requests = next(self.plan)
-        self.groups = None
-
-    def answer(self, rewards):
-        """Answers the stage; `rewards` by question, or one list for all."""
-        groups = [
-            answered(r, (rewards[r.variant.problem.id] if isinstance(rewards, dict) else rewards)[: r.num_rollouts])
-            for r in self.requests
-        ]
-        try:
-            self.requests = self.plan.send(groups)
-        except StopIteration as done:
-            self.requests, self.groups = None, done.value
-        return self
-
-    def credit(self):
-        return self.recipe.credit(self.groups, self.config)
 
 
 def by_question(requests):
@@ -51,14 +21,14 @@ def by_question(requests):
 
 
 def test_every_question_is_probed_plainly():
-    run = Run("rescue")
+    run = PlanRun("rescue", PROBLEMS)
     assert [(r.variant.key, r.num_rollouts, r.first_sample) for r in run.requests] == [
         ((name, 0), 4, 0) for name in "abcd"
     ]
 
 
 def test_the_rest_goes_evenly_to_the_questions_that_are_not_solved():
-    run = Run("rescue").answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": DEAD})
+    run = PlanRun("rescue", PROBLEMS).answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": DEAD})
     second = by_question(run.requests)
     assert sorted(second) == ["a", "b", "d"]
     assert sorted(r.num_rollouts for r in second.values()) == [5, 5, 6], "4 questions of 8 rollouts, 16 probes: 16 left"
@@ -69,24 +39,24 @@ def test_the_rest_goes_evenly_to_the_questions_that_are_not_solved():
 
 
 def test_one_question_gets_at_most_twelve():
-    run = Run("rescue").answer({"a": DEAD, "b": SOLVED, "c": SOLVED, "d": SOLVED})
+    run = PlanRun("rescue", PROBLEMS).answer({"a": DEAD, "b": SOLVED, "c": SOLVED, "d": SOLVED})
     assert [(r.variant.problem.id, r.num_rollouts) for r in run.requests] == [("a", 12)]
 
 
 def test_when_all_are_solved_all_share():
-    run = Run("rescue").answer(SOLVED)
+    run = PlanRun("rescue", PROBLEMS).answer(SOLVED)
     assert sorted(r.variant.key for r in run.requests) == [(name, 0) for name in "abcd"]
     assert all(r.num_rollouts == 4 for r in run.requests)
 
 
 def test_format_does_not_make_a_question_live():
-    run = Run("rescue").answer([0.1, 0.0, 0.1, 0.0])
+    run = PlanRun("rescue", PROBLEMS).answer([0.1, 0.0, 0.1, 0.0])
     assert all(r.variant.kind == "hint" for r in run.requests)
 
 
 def test_questions_without_steps_get_plain_rollouts():
     problems = [Problem(id="x", text="?", answer="4"), Problem(id="y", text="?", answer="4", steps=("so 4 ;",))]
-    run = Run("rescue", problems).answer(DEAD)
+    run = PlanRun("rescue", problems).answer(DEAD)
     assert [r.variant.kind for r in run.requests] == ["original", "original"]
 
 
@@ -100,7 +70,7 @@ def test_even_shares(total, count, most):
 
 
 def test_further_plain_rollouts_join_their_group():
-    run = Run("rescue").answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": DEAD}).answer([1.0, 0.0] * 6)
+    run = PlanRun("rescue", PROBLEMS).answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": DEAD}).answer([1.0, 0.0] * 6)
     found = {group.variant.key: len(group.rollouts) for group in run.groups}
     assert set(found) == {("a", 0), ("b", 0), ("c", 0), ("d", 0), ("a", 1), ("d", 1)}
     assert found["a", 0] == found["c", 0] == found["d", 0] == 4
@@ -131,7 +101,7 @@ HINTED = {
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("hinted", HINTED.values(), ids=HINTED)
 def test_sampled_tokens_get_their_groups_zscore_and_the_prefix_what_it_gained(hinted, normalize):
-    run = Run("rescue", **{"rescue.normalize_prefix": normalize, "rescue.beta": 0.5})
+    run = PlanRun("rescue", PROBLEMS, **{"rescue.normalize_prefix": normalize, "rescue.beta": 0.5})
     run.answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": [0.1, 0.0, 0.0, 0.1]}).answer(hinted)
     credit = run.credit()
     expected = np.concatenate([zscore(group.rewards) for group in run.groups])
@@ -147,7 +117,7 @@ def test_sampled_tokens_get_their_groups_zscore_and_the_prefix_what_it_gained(hi
 
 
 def test_an_always_right_prefix_has_no_advantage_but_a_weight():
-    run = Run("rescue", PROBLEMS[:1]).answer(DEAD).answer([1.0] * 4)
+    run = PlanRun("rescue", PROBLEMS[:1]).answer(DEAD).answer([1.0] * 4)
     credit = run.credit()
     assert (credit.advantage == 0).all()
     assert credit.prefix_weight[0] == 0
@@ -157,7 +127,7 @@ def test_an_always_right_prefix_has_no_advantage_but_a_weight():
 def test_a_prefix_that_does_not_help_has_no_weight():
     """Plain rollouts that joined the probes may beat the hint; credit never punishes a reference."""
     ledger = DifficultyLedger(build_config({}).difficulty)
-    run = Run("rescue", PROBLEMS[:1], ledger).answer(DEAD).answer([0.0] * 4)
+    run = PlanRun("rescue", PROBLEMS[:1], ledger).answer(DEAD).answer([0.0] * 4)
     assert run.credit().prefix_weight.tolist() == [0.0, 0.0]
 
 
@@ -165,7 +135,7 @@ def test_hints_follow_their_success_through_the_ledger():
     ledger = DifficultyLedger(build_config({}).difficulty)
     lengths = []
     for step, hinted in enumerate(([1.0] * 4, [1.0, 0.0] * 2, [0.0] * 4, [0.0] * 4)):
-        run = Run("rescue", PROBLEMS[:1], ledger, step).answer(DEAD)
+        run = PlanRun("rescue", PROBLEMS[:1], ledger, step).answer(DEAD)
         lengths.append(run.requests[0].variant.num_hint_steps)
         run.answer(hinted)
     assert lengths == [3, 2, 2, 3]
@@ -176,7 +146,7 @@ def test_hopeless_questions_are_left_to_plain_rollouts_for_a_while():
     ledger = DifficultyLedger(build_config({}).difficulty)
     kinds = []
     for step in range(9):
-        run = Run("rescue", PROBLEMS[:1], ledger, step).answer(DEAD)
+        run = PlanRun("rescue", PROBLEMS[:1], ledger, step).answer(DEAD)
         kinds.append(run.requests[0].variant.kind)
         run.answer([0.0] * 8)
         assert run.context.metrics["rescue/resting_questions"] == float(kinds[-1] == "original")
@@ -184,29 +154,31 @@ def test_hopeless_questions_are_left_to_plain_rollouts_for_a_while():
 
 
 def test_a_hinted_success_is_not_the_questions_accuracy():
-    run = Run("rescue", PROBLEMS[:1]).answer(DEAD).answer([1.0] * 4)
+    run = PlanRun("rescue", PROBLEMS[:1]).answer(DEAD).answer([1.0] * 4)
     run.ledger.observe(run.groups, step=0)
     assert run.ledger.level(PROBLEMS[0]) == 7.0
     assert run.ledger.pass_rate.tolist() == [0.0]
 
 
 def test_solved_questions_may_get_a_perturbed_variant():
-    run = Run("rescue", **{"rescue.perturb_solved": True}).answer({"a": SOLVED, "b": LIVE, "c": DEAD, "d": SOLVED})
+    run = PlanRun("rescue", PROBLEMS, **{"rescue.perturb_solved": True}).answer(
+        {"a": SOLVED, "b": LIVE, "c": DEAD, "d": SOLVED}
+    )
     second = by_question(run.requests)
     assert second["a"].variant.kind in ("perturbation", "text_in_image")
     assert second["a"].variant.shift > 0
-    bare = Run("rescue", [Problem(id="x", text="?", answer="1")], **{"rescue.perturb_solved": True}).answer(SOLVED)
+    bare = PlanRun("rescue", [Problem(id="x", text="?", answer="1")], **{"rescue.perturb_solved": True}).answer(SOLVED)
     assert [r.variant.index for r in bare.requests] == [0], "nothing to perturb"
 
 
 def test_without_hints_dead_questions_get_plain_rollouts():
-    run = Run("rescue", **{"rescue.hints": False}).answer(DEAD)
+    run = PlanRun("rescue", PROBLEMS, **{"rescue.hints": False}).answer(DEAD)
     assert [r.variant.index for r in run.requests] == [0] * 4
 
 
 def test_the_same_step_shares_out_the_same_way():
     def shares(step):
-        run = Run("rescue", step=step).answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": DEAD})
+        run = PlanRun("rescue", PROBLEMS, step=step).answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": DEAD})
         return [(r.variant.key, r.num_rollouts) for r in run.requests]
 
     assert shares(1) == shares(1)
@@ -215,15 +187,15 @@ def test_the_same_step_shares_out_the_same_way():
 
 def test_the_reward_range_fades_groups_on_demand():
     rewards = {"a": [0.1, 0.0, 0.0, 0.1], "b": LIVE, "c": SOLVED, "d": SOLVED}
-    plain = Run("rescue").answer(rewards).answer([1.0, 0.0] * 6).credit()
-    faded = Run("rescue", **{"advantage.rrb": "range"}).answer(rewards).answer([1.0, 0.0] * 6).credit()
+    plain = PlanRun("rescue", PROBLEMS).answer(rewards).answer([1.0, 0.0] * 6).credit()
+    faded = PlanRun("rescue", PROBLEMS, **{"advantage.rrb": "range"}).answer(rewards).answer([1.0, 0.0] * 6).credit()
     torch.testing.assert_close(faded.advantage[:4], plain.advantage[:4] * 0.1)
     torch.testing.assert_close(faded.prefix_weight, plain.prefix_weight)
 
 
 def test_gold_teaches_dead_questions_their_steps_without_generating():
     rewards = {"a": [0.0] * 8, "b": [1.0] + [0.0] * 7, "c": [1.0] * 8, "d": [0.1] * 8}
-    run = Run("gold").answer(rewards)
+    run = PlanRun("gold", PROBLEMS).answer(rewards)
     assert [(r.variant.key, r.num_rollouts) for r in run.requests] == [(("a", 1), 0), (("d", 1), 0)]
     assert run.requests[0].variant.answer_prefix == "<think>\none ;\ntwo ;\nthree ;\n"
     run.answer([])
@@ -234,7 +206,7 @@ def test_gold_teaches_dead_questions_their_steps_without_generating():
 
 
 def test_gold_divides_by_the_prefix_on_demand():
-    run = Run("gold", **{"rescue.normalize_prefix": True}).answer([0.0] * 8).answer([])
+    run = PlanRun("gold", PROBLEMS, **{"rescue.normalize_prefix": True}).answer([0.0] * 8).answer([])
     assert run.credit().prefix_weight.tolist() == pytest.approx(
         [0.0] * 4 + [8 / len(b"<think>\none ;\ntwo ;\nthree ;\n")] * 4
     )
