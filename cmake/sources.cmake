@@ -8,6 +8,7 @@ set(DIVA_OPS
   token_logprob
   spectral_entropy
   perturb_images
+  histogram_entropy
 )
 # <op>/<op>.cpp: torch glue      <op>/<op>_cpu.cpp: the CPU loop, no torch      <op>/<op>_cuda.cu: kernels, no torch
 set(DIVA_GLUE_SOURCES schemas.cpp common/glue.cpp)

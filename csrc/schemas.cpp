@@ -32,4 +32,5 @@ STABLE_TORCH_LIBRARY(diva_engine, m) {
       "perturb_images(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, int[] launches, "
       "int seed, SymInt scratch_bytes, SymInt output_bytes) -> Tensor");
   m.def("spectral_entropy(Tensor features, Tensor offsets, int? max_patches) -> Tensor");
+  m.def("histogram_entropy(Tensor pixels, Tensor images) -> Tensor");
 }

@@ -6,6 +6,7 @@ it looks like to torch.compile, its gradient.
 
 from diva_engine.ops.diva_advantage import DivaAdvantage, diva_advantage
 from diva_engine.ops.group_stats import GroupStats, group_stats
+from diva_engine.ops.histogram_entropy import histogram_entropy
 from diva_engine.ops.image_batch import ImageBatch, pack_images
 from diva_engine.ops.perturb_images import perturb_images, perturb_packed
 from diva_engine.ops.perturbation_plan import PerturbationPlan, plan_perturbations
@@ -25,6 +26,7 @@ __all__ = [
     "TokenLogprob",
     "diva_advantage",
     "group_stats",
+    "histogram_entropy",
     "pack_images",
     "perturb_images",
     "perturb_packed",
