@@ -22,7 +22,8 @@ def histogram_entropy(
     batch = images if isinstance(images, ImageBatch) else pack_images(images)
     rows = [[offset, *size] for offset, size in zip(batch.offsets, batch.sizes, strict=True)]
     table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).to(batch.pixels.device, non_blocking=True)
-    return torch.ops.diva_engine.histogram_entropy.default(batch.pixels, table)
+    entropy: Tensor = torch.ops.diva_engine.histogram_entropy.default(batch.pixels, table)
+    return entropy
 
 
 def histogram_entropy_reference(images: ImageBatch | Sequence[Tensor]) -> Tensor:
