@@ -74,7 +74,7 @@ def _open_parquet(path: Path, name: str) -> Table:
         if pyarrow.parquet.read_metadata(path).num_rows == 0:
             raise UserError(f"{name} has no rows")
         dataset = datasets.load_dataset("parquet", data_files=_as_pattern(path), split="train")
-    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, UnicodeDecodeError) as error:
         cause = _reason(error.__cause__ or error)
         raise UserError(f"{name} is not readable as parquet ({cause}); write or download it again") from error
     except PermissionError as error:

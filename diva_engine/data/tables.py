@@ -70,8 +70,7 @@ class ArrowTable:
         return len(self._dataset)
 
     def row(self, index: int) -> Mapping[str, Any]:
-        rows: list[dict[str, Any]] = self._dataset[index].to_pylist()
-        return rows[0]
+        return _only_row(self._dataset[index])
 
     def scan(self, columns: Sequence[str], image_column: str | None) -> Iterator[LightRow]:
         wanted = list(columns) + ([image_column] if image_column and image_column not in columns else [])
@@ -81,8 +80,32 @@ class ArrowTable:
                 counts = count_images(batch.column(image_column))
                 if image_column not in columns:
                     batch = batch.drop_columns([image_column])
-            rows = batch.to_pylist() if batch.num_columns else [{} for _ in counts]
-            yield from map(LightRow, rows, counts)
+            yield from _light_rows(batch, counts)
+
+
+def _light_rows(batch: pa.Table, counts: Sequence[int]) -> Iterator[LightRow]:
+    if not batch.num_columns:
+        yield from (LightRow({}, count) for count in counts)
+        return
+    try:
+        yield from map(LightRow, batch.to_pylist(), counts)
+    except UnicodeDecodeError:  # one bad text spoils the batch: look at each row by itself
+        yield from (_light_row(batch.slice(row, 1), count) for row, count in enumerate(counts))
+
+
+def _light_row(one: pa.Table, count: int) -> LightRow:
+    try:
+        return LightRow(_only_row(one), count)
+    except UnreadableRow as error:
+        return LightRow({}, 0, str(error))
+
+
+def _only_row(one: pa.Table) -> dict[str, Any]:
+    try:
+        rows: list[dict[str, Any]] = one.to_pylist()
+    except UnicodeDecodeError as error:
+        raise UnreadableRow(f"a text is not UTF-8 ({error})") from error
+    return rows[0]
 
 
 def count_images(column: pa.ChunkedArray) -> list[int]:

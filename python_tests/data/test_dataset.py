@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from diva_engine.data.dataset import open_problems, write_report
@@ -95,6 +97,15 @@ def test_broken_lines_are_named_with_their_number(tmp_path):
     assert reasons[0].startswith("line 3 is not JSON")
     assert reasons[1] == "line 4 holds no object, but list"
     assert [reason.split(" (")[0] for reason in reasons[2:]] == [f"line {n} is not JSON" for n in (5, 6, 7)]
+
+
+def test_a_text_that_is_not_utf8_costs_its_row_alone(tmp_path):
+    answers = pa.array([b"1", b"\xff", b"3"], type=pa.binary()).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"problem": ["a", "b", "c"], "answer": answers}), tmp_path / "a.parquet")
+    problems = open_problems(str(tmp_path / "a.parquet"))
+    assert [problem.text for problem in problems] == ["a", "c"]
+    assert problems.bad_rows[0].row == 1
+    assert problems.bad_rows[0].reason.startswith("a text is not UTF-8")
 
 
 def test_the_report_holds_every_row_left_out(tmp_path):
