@@ -15,6 +15,14 @@ extern "C" bool diva_cuda_is_capturing(void* stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
+extern "C" int diva_cuda_allocate(void** memory, size_t bytes, void* stream) {
+  return cudaMallocAsync(memory, bytes, static_cast<cudaStream_t>(stream));
+}
+
+extern "C" int diva_cuda_free(void* memory, void* stream) {
+  return cudaFreeAsync(memory, static_cast<cudaStream_t>(stream));
+}
+
 extern "C" int diva_cuda_copy_to_host(void* host, const void* device, size_t bytes, void* stream) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   if (const int error = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda_stream)) return error;

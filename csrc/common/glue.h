@@ -14,6 +14,8 @@
 #include <tuple>
 #include <vector>
 
+#include "common/checks.h"
+
 namespace diva {
 
 using torch::headeronly::ScalarType;

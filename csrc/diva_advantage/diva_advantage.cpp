@@ -32,7 +32,7 @@ Arguments checked(const Tensor& rewards, const Tensor& prompt_offsets, const Ten
   check_same_device(checked.question_offsets, checked.rewards, kOp, "question_offsets");
   check_same_device(checked.difficulty, checked.rewards, kOp, "difficulty");
   if (options.balance == Balance::kPaddedTokens) {
-    STD_TORCH_CHECK(lengths.has_value(), kOp, ": balance padded_tokens needs lengths");
+    check(lengths.has_value(), kOp, ": balance padded_tokens needs lengths");
     checked.lengths = vector_argument(*lengths, ScalarType::Long, kOp, "lengths");
     check_length(*checked.lengths, checked.rewards.numel(), kOp, "lengths");
     check_same_device(*checked.lengths, checked.rewards, kOp, "lengths");
@@ -66,29 +66,8 @@ ThreeTensors new_outputs(const Tensor& rewards) {
 
 template <typename T>
 void run_cpu(const Arguments& arguments, const DivaOptions& options, const ThreeTensors& outputs) {
-  const DivaInput<T> input = input_of<T>(arguments);
-  const DivaOutput<T> output = output_of<T>(outputs);
-  std::vector<GroupScale<T>> prompts(input.num_prompts), questions(input.num_questions);
-  std::vector<QuestionSums> sums(input.num_questions);
-  parallel_ranges(input.num_questions, kQuestionsAThread, [&](int64_t first, int64_t last) {
-    diva_scales_cpu(input, options, first, last, prompts.data(), questions.data(), sums.data());
-  });
-  QuestionSums batch{};  // one order of summation for any number of threads
-  for (const QuestionSums& question : sums) {
-    batch = {join(batch.local, question.local), join(batch.global, question.global)};
-  }
-  parallel_ranges(input.num_questions, kQuestionsAThread, [&](int64_t first, int64_t last) {
-    diva_advantages_cpu(input, options, batch, first, last, prompts.data(), questions.data(), output);
-  });
-}
-
-void check_lengths_cpu(const Arguments& arguments, const DivaOptions& options) {
-  if (!arguments.lengths) return;
-  const int64_t* length = arguments.lengths->const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < arguments.lengths->numel(); ++i) {
-    STD_TORCH_CHECK(length[i] >= 0 && length[i] <= options.max_length, kOp, ": lengths[", i, "] is ", length[i],
-                    ", not between 0 and max_length ", options.max_length);
-  }
+  diva_advantage_cpu(input_of<T>(arguments), options, output_of<T>(outputs),
+                     [](int64_t count, const auto& f) { parallel_ranges(count, kQuestionsAThread, f); });
 }
 
 ThreeTensors on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, double k,
@@ -107,7 +86,8 @@ ThreeTensors on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor question_offse
   const Arguments arguments = checked(rewards, prompt_offsets, question_offsets, difficulty, lengths, options);
   check_offsets_cpu(arguments.prompt_offsets, arguments.rewards.numel(), kOp, "prompt_offsets");
   check_offsets_cpu(arguments.question_offsets, arguments.difficulty.numel(), kOp, "question_offsets");
-  check_lengths_cpu(arguments, options);
+  if (arguments.lengths)
+    check_lengths(arguments.lengths->const_data_ptr<int64_t>(), arguments.rewards.numel(), options);
   const ThreeTensors outputs = new_outputs(arguments.rewards);
   arguments.rewards.scalar_type() == ScalarType::Float ? run_cpu<float>(arguments, options, outputs)
                                                        : run_cpu<double>(arguments, options, outputs);

@@ -5,6 +5,10 @@
 // ("rrb"), and added.
 #include "group_stats/group_stats.h"
 
+#if !defined(__CUDACC_RTC__)
+#include <vector>
+#endif
+
 namespace diva {
 
 enum class Weight : int64_t { kGlobal, kBoth, kNone };
@@ -171,6 +175,9 @@ struct QuestionSums {
   BatchSums global;
 };
 
+// Each of the lengths [count] between 0 and options.max_length, or an error with the value.
+void check_lengths(const int64_t* lengths, int64_t count, const DivaOptions& options);
+
 // Questions first..last-1, in two passes with a sum over all questions between them.
 template <typename T>
 void diva_scales_cpu(const DivaInput<T>& input, const DivaOptions& options, int64_t first, int64_t last,
@@ -179,6 +186,24 @@ template <typename T>
 void diva_advantages_cpu(const DivaInput<T>& input, const DivaOptions& options, const QuestionSums& sums, int64_t first,
                          int64_t last, const GroupScale<T>* prompts, const GroupScale<T>* questions,
                          const DivaOutput<T>& output);
+
+// All of it. `parallel(count, f)` calls f(first, last) for ranges that make up [0, count).
+template <typename T, typename Parallel>
+void diva_advantage_cpu(const DivaInput<T>& input, const DivaOptions& options, const DivaOutput<T>& output,
+                        const Parallel& parallel) {
+  std::vector<GroupScale<T>> prompts(input.num_prompts), questions(input.num_questions);
+  std::vector<QuestionSums> sums(input.num_questions);
+  parallel(input.num_questions, [&](int64_t first, int64_t last) {
+    diva_scales_cpu(input, options, first, last, prompts.data(), questions.data(), sums.data());
+  });
+  QuestionSums batch{};  // one order of summation for any number of threads
+  for (const QuestionSums& question : sums) {
+    batch = {join(batch.local, question.local), join(batch.global, question.global)};
+  }
+  parallel(input.num_questions, [&](int64_t first, int64_t last) {
+    diva_advantages_cpu(input, options, batch, first, last, prompts.data(), questions.data(), output);
+  });
+}
 #endif
 
 }  // namespace diva

@@ -1,5 +1,7 @@
 #include "diva_advantage/diva_advantage.h"
 
+#include "common/checks.h"
+
 namespace diva {
 
 namespace {
@@ -63,6 +65,14 @@ void diva_advantages_cpu(const DivaInput<T>& input, const DivaOptions& options, 
         output.global[i] = advantage.global;
       }
     }
+  }
+}
+
+void check_lengths(const int64_t* lengths, int64_t count, const DivaOptions& options) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (lengths[i] >= 0 && lengths[i] <= options.max_length) continue;
+    check(false, "diva_advantage: lengths[", i, "] is ", lengths[i], ", not between 0 and max_length ",
+          options.max_length);
   }
 }
 

@@ -19,7 +19,7 @@ Arguments checked(const Tensor& rewards, const Tensor& prompt_offsets, const Ten
   const Arguments checked{real_vector_argument(rewards, kOp, "rewards"),
                           offsets_argument(prompt_offsets, kOp, "prompt_offsets"),
                           vector_argument(bin_of_prompt, ScalarType::Long, kOp, "bin_of_prompt"), num_bins};
-  STD_TORCH_CHECK(num_bins >= 1, kOp, ": num_bins must be at least 1, not ", num_bins);
+  check(num_bins >= 1, kOp, ": num_bins must be at least 1, not ", num_bins);
   check_length(checked.bin_of_prompt, checked.prompt_offsets.numel() - 1, kOp, "bin_of_prompt");
   check_same_device(checked.prompt_offsets, checked.rewards, kOp, "prompt_offsets");
   check_same_device(checked.bin_of_prompt, checked.rewards, kOp, "bin_of_prompt");
@@ -36,18 +36,10 @@ SharedStdInput<T> input_of(const Arguments& arguments) {
           arguments.num_bins};
 }
 
-void check_bins_cpu(const Arguments& arguments) {
-  const int64_t* bin = arguments.bin_of_prompt.const_data_ptr<int64_t>();
-  for (int64_t p = 0; p < arguments.bin_of_prompt.numel(); ++p) {
-    STD_TORCH_CHECK(bin[p] >= 0 && bin[p] < arguments.num_bins, kOp, ": bin_of_prompt[", p, "] is ", bin[p],
-                    ", not between 0 and ", arguments.num_bins - 1);
-  }
-}
-
 Tensor on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor bin_of_prompt, int64_t num_bins, double eps) {
   const Arguments arguments = checked(rewards, prompt_offsets, bin_of_prompt, num_bins);
   check_offsets_cpu(arguments.prompt_offsets, arguments.rewards.numel(), kOp, "prompt_offsets");
-  check_bins_cpu(arguments);
+  check_bins(arguments.bin_of_prompt.const_data_ptr<int64_t>(), arguments.bin_of_prompt.numel(), num_bins);
   Tensor advantage = torch::stable::new_empty(arguments.rewards, {arguments.rewards.numel()});
   if (arguments.rewards.scalar_type() == ScalarType::Float) {
     shared_std_advantage_cpu(input_of<float>(arguments), eps, advantage.mutable_data_ptr<float>());

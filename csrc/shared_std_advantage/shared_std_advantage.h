@@ -46,6 +46,9 @@ struct SharedStdInput {
   int64_t num_bins;
 };
 
+// Each bin [count] between 0 and num_bins - 1, or an error with the value.
+void check_bins(const int64_t* bins, int64_t count, int64_t num_bins);
+
 template <typename T>
 void shared_std_advantage_cpu(const SharedStdInput<T>& input, double eps, T* advantage);
 #endif

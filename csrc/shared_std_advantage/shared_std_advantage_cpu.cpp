@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "common/checks.h"
+
 namespace diva {
 
 template <typename T>
@@ -24,6 +26,13 @@ void shared_std_advantage_cpu(const SharedStdInput<T>& input, double eps, T* adv
     for (int64_t i = input.prompt_offsets[p]; i < input.prompt_offsets[p + 1]; ++i) {
       advantage[i] = (input.rewards[i] - means[p]) * scale;
     }
+  }
+}
+
+void check_bins(const int64_t* bins, int64_t count, int64_t num_bins) {
+  for (int64_t p = 0; p < count; ++p) {
+    if (bins[p] >= 0 && bins[p] < num_bins) continue;
+    check(false, "shared_std_advantage: bin_of_prompt[", p, "] is ", bins[p], ", not between 0 and ", num_bins - 1);
   }
 }
 

@@ -14,20 +14,6 @@ namespace {
 
 constexpr const char* kOp = "update_difficulty";
 
-// Says what is wrong with the first bad entry, where there is one.
-template <typename T>
-void check_entries(const int64_t* index, const T* accuracy, int64_t count, int64_t size) {
-  std::vector<int64_t> sorted(index, index + count);
-  std::sort(sorted.begin(), sorted.end());
-  const auto repeated = std::adjacent_find(sorted.begin(), sorted.end());
-  STD_TORCH_CHECK(repeated == sorted.end(), kOp, ": index ", *repeated, " stands more than once");
-  for (int64_t i = 0; i < count; ++i) {
-    STD_TORCH_CHECK(index[i] >= 0 && index[i] < size, kOp, ": index ", index[i], " is not between 0 and ", size - 1);
-    STD_TORCH_CHECK(accuracy[i] >= T(0) && accuracy[i] <= T(1), kOp, ": accuracy[", i, "] is ", accuracy[i],
-                    ", not between 0 and 1");
-  }
-}
-
 struct Arguments {
   Tensor table;
   Tensor index;
@@ -60,7 +46,7 @@ void run_cpu(Arguments& arguments, const DifficultySettings<T>& settings, Tensor
   const int64_t* index = arguments.index.const_data_ptr<int64_t>();
   const T* accuracy = arguments.accuracy.const_data_ptr<T>();
   const int64_t count = arguments.index.numel();
-  check_entries(index, accuracy, count, arguments.table.numel());
+  check_difficulty_entries(index, accuracy, count, arguments.table.numel());
   update_difficulty_cpu(table_of<T>(arguments.table), index, accuracy, count, settings, updated.mutable_data_ptr<T>());
 }
 
@@ -87,7 +73,7 @@ void check_updated(const Arguments& arguments, const Tensor& updated, void* stre
   if (std::none_of(levels.begin(), levels.end(), [](float level) { return std::isnan(level); })) return;
   const auto index = on_host<int64_t>(arguments.index, stream);
   const auto accuracy = on_host<float>(arguments.accuracy, stream);
-  check_entries(index.data(), accuracy.data(), static_cast<int64_t>(index.size()), arguments.table.numel());
+  check_difficulty_entries(index.data(), accuracy.data(), static_cast<int64_t>(index.size()), arguments.table.numel());
 }
 
 Tensor on_cuda(Tensor table, Tensor index, Tensor accuracy, double eta, double low, double high, int64_t rule) {

@@ -41,7 +41,11 @@ struct DifficultyTable {
   int64_t size;
 };
 
-// Indices must be in range and must not repeat, accuracies must lie in [0, 1].
+// Indices that do not repeat and lie within the table, accuracies within [0, 1], or an error with the value.
+template <typename T>
+void check_difficulty_entries(const int64_t* index, const T* accuracy, int64_t count, int64_t table_size);
+
+// Entries must have been checked.
 template <typename T>
 void update_difficulty_cpu(const DifficultyTable<T>& table, const int64_t* index, const T* accuracy, int64_t count,
                            const DifficultySettings<T>& settings, T* updated);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "fibers.h"
@@ -190,6 +191,14 @@ inline cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaS
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, int, cudaStream_t) {
   std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) {
+  *memory = std::malloc(bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaFreeAsync(void* memory, cudaStream_t) {
+  std::free(memory);
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }

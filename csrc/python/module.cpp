@@ -1,6 +1,7 @@
 // The Python module diva_engine._C: what was built, and the ops for arrays of any library, without torch.
 #include <pybind11/pybind11.h>
 
+#include "python/ops.h"
 #ifdef DIVA_WITH_CUDA
 #include "common/device.h"
 #endif
@@ -31,4 +32,5 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled half of diva_engine that needs no torch.";
   m.def("build_info", &build_info, "What was built: version, commit, compiler, torch, CUDA, architectures.");
+  diva::define_ops(m);
 }
