@@ -109,6 +109,8 @@ def map_columns(names: Iterable[str], where: str, overrides: Mapping[str, str | 
 def _named_by_user(column: str | None, field: str, present: list[str], where: str) -> str | None:
     if column is None or column in present:
         return column
+    if (field, column) == ("images", "images"):  # EasyR1's settings say so for text-only data too
+        return None
     setting = SETTINGS.get(field, f"the column of {field}")
     close = get_close_matches(column, present, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""

@@ -181,6 +181,13 @@ def test_a_missing_column_is_named_with_the_nearest(case, tmp_path):
         open_problems(path, columns=columns)
 
 
+def test_the_image_column_of_easyr1_settings_may_be_absent(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", [{"problem": "a", "answer": "1"}])
+    assert open_problems(path, columns={"images": "images"})[0].images == ()
+    with pytest.raises(UserError, match=r"data.image_key=pictures, but its columns are problem, answer"):
+        open_problems(path, columns={"images": "pictures"})
+
+
 def test_the_user_may_name_the_columns(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", [{"problem": "a", "answer": "1", "q": "b", "gold": "2"}])
     problem = open_problems(path, columns={"text": "q", "answer": "gold"})[0]
