@@ -106,9 +106,11 @@ template <typename T>
 HOST_DEVICE Cost<T> ppo_cost(Ratio<T> ratio, T advantage, const PolicyLossSettings<T>& s) {
   const T free = ratio.value * advantage;
   const T clipped = between(ratio.value, s.low, s.high) * advantage;
-  const Clip clip = ppo_clip(ratio.value, advantage, s);
-  const T surrogate = clip.dual ? s.dual * advantage : (clipped < free ? clipped : free);
-  return {-surrogate, (clip.low | clip.high | clip.dual) ? T(0) : -advantage * ratio.slope};
+  const T floor = advantage < 0 ? s.dual * advantage : T(-INFINITY);
+  T surrogate = clipped < free ? clipped : free;
+  surrogate = surrogate < floor ? floor : surrogate;
+  // A product, not a choice: GCC makes branches of nested choices, and no vector code of branches.
+  return {-surrogate, -advantage * ratio.slope * static_cast<T>(surrogate == free)};
 }
 
 template <typename T>

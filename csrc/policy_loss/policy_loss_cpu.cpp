@@ -160,7 +160,7 @@ HOST_DEVICE void look_up_sequences(Block<T>& block, const PolicyLossInput<T>& in
 }
 
 template <typename T>
-HOST_DEVICE double policy_loss_tokens(const PolicyLossInput<T>& input, const PolicyLossSettings<T>& s,
+HOST_DEVICE double policy_loss_tokens(const PolicyLossInput<T>& input, const PolicyLossSettings<T> s,
                                       const T* mean_log_ratio, int64_t first, int64_t last, T* gradient,
                                       double* totals) {
   const bool by_sequence = s.sequence_ratio || s.sequence_mean;
