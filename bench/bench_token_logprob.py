@@ -7,40 +7,18 @@ What each contender needs beside the logits, at its peak, stands in the results 
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.harness import OURS, Case, benchmark_cases
+from bench.memory import can_measure, peak_bytes
 from diva_engine.ops import policy_loss, token_logprob
 from diva_engine.ops.token_logprob import token_logprob_reference
 
 VOCABULARY = 151_936  # Qwen2.5-VL
 Results = tuple[Tensor, Tensor]
-
-
-def peak_bytes(run: Callable[[], None]) -> int | None:
-    """The most memory in use during a call, beyond what was in use before it."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-    reset.write_text("5")  # the peak of the resident memory begins anew
-    before = _status_bytes(status.read_text(), "VmRSS")
-    run()
-    return _status_bytes(status.read_text(), "VmHWM") - before
-
-
-def _status_bytes(status: str, name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", status)
-    return 1024 * int(found[1]) if found else 0
 
 
 def forward_backward(logits: Tensor, compute: Callable[[Tensor], Results]) -> Callable[[], None]:
@@ -72,7 +50,9 @@ def cases(device: str) -> Iterator[Case]:
                 "torch, the definition": forward_backward(logits, lambda x, t=targets: token_logprob_reference(x, t)),
                 "torch.compile of it": forward_backward(logits, lambda x, t=targets: compiled(x, t)),
             }
-            peaks = {name: peak_bytes(run) for name, run in contenders.items() if "compile" not in name}
+            peaks = {
+                name: peak_bytes(run) for name, run in contenders.items() if can_measure() and "compile" not in name
+            }
             size = f"{rows:,} x {columns:,} {str(dtype).removeprefix('torch.')}"
             yield Case("token_logprob", size, 3 * logits.nbytes, contenders, {"peak_bytes": peaks})
 
