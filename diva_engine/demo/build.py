@@ -22,7 +22,11 @@ SEED = 0
 MARKER = "COMPLETE"
 HARD_LEVEL = 4  # from here on the warmed-up model mostly fails
 
-TILES_PER_LEVEL = {"train": 32, "test": 32}
+# More of the hard levels, which training is about; enough of the easy ones to see whether they are kept.
+TILES_PER_LEVEL = {
+    "train": {1: 16, 2: 16, 3: 16, 4: 32, 5: 32, 6: 32},
+    "test": {1: 32, 2: 32, 3: 32, 4: 64, 5: 64, 6: 64},
+}
 POLYGONS_PER_LEVEL = {"train": 32, "test": 32, "warmup": 64}
 SUMS_PER_LEVEL = {"train": 24, "test": 24, "warmup": 140}  # only 200 sums have two terms
 
@@ -50,7 +54,7 @@ def build(folder: Path, console: Console, warm_up_steps: int) -> None:
 
 def _write_questions(folder: Path, console: Console) -> list[Question]:
     """Write all parquet files; returns the questions that only the warm-up sees."""
-    of_tiles = {split: tiles.draw_questions(split, count) for split, count in TILES_PER_LEVEL.items()}
+    of_tiles = {split: tiles.draw_questions(split, counts) for split, counts in TILES_PER_LEVEL.items()}
     hard = {split: [question for question in of_tiles[split] if question.level >= HARD_LEVEL] for split in of_tiles}
     polygons = gym.draw_questions(gym.Polygons(), POLYGONS_PER_LEVEL)
     sums = gym.draw_questions(gym.Sums(), SUMS_PER_LEVEL)
@@ -66,10 +70,12 @@ def _mixture(stored_questions: Sequence[Question]) -> Mixture:
     return Mixture(
         listing=0.35,
         stored=0.15,
-        hinted=0.2,
-        varied=0.15,
-        levels={1: 3, 2: 3, 3: 3, 4: 0.3},
-        hinted_levels={2: 1, 3: 1, 4: 1, 5: 0.3, 6: 0.3},
+        hinted=0.15,
+        begun=0.1,
+        varied=0.25,
+        levels={1: 1, 2: 1, 3: 1},
+        hinted_levels={2: 1, 3: 1, 4: 1, 5: 0.5, 6: 0.5},
+        begun_levels={4: 1, 5: 1, 6: 1},
         stored_questions=stored_questions,
     )
 

@@ -27,6 +27,7 @@ class Lesson:
     answer: str
     image: Image.Image
     shown: Shown
+    begun: str = ""  # beginning of the answer that is given, not taught
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class Mixture:
     listing: float  # share of all lessons
     stored: float  # share of all lessons that is taken from the stored questions rather than drawn
     hinted: float  # share of the tile questions
-    varied: float  # share of the tile questions
+    begun: float  # share of the tile questions
+    varied: float  # share of the tile questions, of whatever kind
     levels: Mapping[int, float]  # weight of each level among the plain tile questions
     hinted_levels: Mapping[int, float]
+    begun_levels: Mapping[int, float]
     stored_questions: Sequence[Question] = field(default=(), repr=False)
 
 
@@ -64,18 +67,21 @@ def _stored(question: Question, rng: random.Random) -> Lesson:
 
 
 def _tile_sum(mixture: Mixture, rng: random.Random) -> Lesson:
-    hinted = rng.random() < mixture.hinted
-    weights = mixture.hinted_levels if hinted else mixture.levels
-    level = rng.choices(list(weights), list(weights.values()))[0]
-    question = tiles.draw_question(level, rng)
-    text = _any_wording(question, rng)
-    if hinted:
-        text += HINT.format(steps=" ".join(question.steps[: rng.randint(1, max(1, level - 1))]))
+    kinds = {"hinted": mixture.hinted, "begun": mixture.begun, "plain": 1 - mixture.hinted - mixture.begun}
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
+    weights = {"hinted": mixture.hinted_levels, "begun": mixture.begun_levels, "plain": mixture.levels}[kind]
+    question = tiles.draw_question(rng.choices(list(weights), list(weights.values()))[0], rng)
+    text, answer, begun = _any_wording(question, rng), question.solution, ""
+    if kind == "hinted":
+        text += HINT.format(steps=" ".join(question.steps[: rng.randint(1, max(1, question.level - 1))]))
+    elif kind == "begun":
+        begun = "<think> " + " ".join(question.steps[:-1])
+        answer = answer.removeprefix(begun).lstrip()
     image = question.image
     if rng.random() < mixture.varied:
         image, remark = spoil(image, rng)
         text += remark
-    return Lesson(text, question.solution, image, question.shown)
+    return Lesson(text, answer, image, question.shown, begun)
 
 
 def _any_wording(question: Question, rng: random.Random) -> str:

@@ -8,6 +8,7 @@ dots and add. The answer is a number below `MODULUS`, so that no single number i
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -147,10 +148,9 @@ def draw_question(level: int, rng: random.Random, id: str = "") -> Question:
     )
 
 
-def draw_questions(split: str, per_level: int) -> list[Question]:
-    """`per_level` questions of each level, the levels in turn."""
+def draw_questions(split: str, counts: Mapping[int, int]) -> list[Question]:
+    """`counts[level]` questions of each level, in a mixed order. Another split's name draws others."""
     rng = random.Random(f"tiles {split}")
-    return [
-        draw_question(LEVELS[index % len(LEVELS)], rng, f"tiles-{split}-{index:04d}")
-        for index in range(per_level * len(LEVELS))
-    ]
+    levels = [level for level, count in counts.items() for _ in range(count)]
+    rng.shuffle(levels)
+    return [draw_question(level, rng, f"tiles-{split}-{index:04d}") for index, level in enumerate(levels)]

@@ -73,7 +73,7 @@ class Collator:
 
     def _prompt(self, lesson: Lesson) -> str:
         text = self._frame.replace("QUESTION", lesson.question.replace("<image>", ""))
-        return text.replace("<|image_pad|>", "<|image_pad|>" * len(lesson.shown))
+        return text.replace("<|image_pad|>", "<|image_pad|>" * len(lesson.shown)) + lesson.begun
 
     def _shown_ids(self, shown: Shown) -> list[list[int]]:
         to_id = self._tokenizer.convert_tokens_to_ids

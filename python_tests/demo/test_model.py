@@ -43,7 +43,7 @@ def test_an_answer_decodes_to_itself(folder: Path, sentence: str) -> None:
 
 def test_the_beginning_of_an_answer_is_the_beginning_of_its_tokens() -> None:
     tokenizer = make_tokenizer()
-    question = tiles.draw_questions("train", 1)[3]
+    question = tiles.draw_questions("train", {4: 1})[0]
     whole = tokenizer(question.solution)["input_ids"]
     for shown in range(1, len(question.steps) + 1):
         prefix = tokenizer("<think> " + " ".join(question.steps[:shown]))["input_ids"]
@@ -53,7 +53,7 @@ def test_the_beginning_of_an_answer_is_the_beginning_of_its_tokens() -> None:
 def test_no_word_of_any_question_is_unknown() -> None:
     pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
     tokenizer = make_tokenizer()
-    questions = tiles.draw_questions("train", 2)
+    questions = tiles.draw_questions("train", dict.fromkeys(tiles.LEVELS, 2))
     for source in (gym.Polygons(), gym.Sums()):
         questions += gym.draw_questions(source, {"train": 2})["train"]
     texts = [tokenizer.apply_chat_template(CONVERSATION, tokenize=False, add_generation_prompt=True)]

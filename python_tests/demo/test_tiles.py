@@ -52,17 +52,19 @@ def test_steps_and_answer_make_the_whole_solution() -> None:
     assert tiles.answer(drawn) == 6
 
 
-def test_levels_come_in_turn_and_splits_share_no_image() -> None:
-    train, test = tiles.draw_questions("train", 4), tiles.draw_questions("test", 4)
-    assert [question.level for question in train] == list(tiles.LEVELS) * 4
-    assert [train[0].difficulty, train[5].difficulty] == [1.0, 9.0]
+def test_levels_come_as_often_as_asked_and_splits_share_no_image() -> None:
+    counts = {1: 4, 4: 2, 6: 8}
+    train, test = tiles.draw_questions("train", counts), tiles.draw_questions("test", counts)
+    assert Counter(question.level for question in train) == counts
+    assert [train[0].level, train[1].level] != [1, 1]
+    assert {question.level: question.difficulty for question in train} == {1: 1.0, 4: pytest.approx(5.8), 6: 9.0}
     images = {question.image.tobytes() for question in train + test}
     assert len(images) == len(train + test)
     assert len({question.id for question in train + test}) == len(train + test)
 
 
 def test_the_same_split_is_drawn_alike_every_time() -> None:
-    assert tiles.draw_questions("train", 2) == tiles.draw_questions("train", 2)
+    assert tiles.draw_questions("train", {2: 3}) == tiles.draw_questions("train", {2: 3})
 
 
 @pytest.mark.parametrize("level", tiles.LEVELS)

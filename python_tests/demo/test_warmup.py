@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,13 +14,23 @@ from diva_engine.demo.model import make_model, make_tokenizer
 from diva_engine.demo.vocabulary import ROTATED
 from diva_engine.demo.warmup import NO_LABEL, Collator, WarmUp, lesson_loss, warm_up
 
-LEVELS = {1: 1.0, 2: 1.0}
+PLAIN = Mixture(
+    listing=0,
+    stored=0,
+    hinted=0,
+    begun=0,
+    varied=0,
+    levels={1: 1.0, 2: 1.0},
+    hinted_levels={3: 1.0},
+    begun_levels={4: 1.0},
+)
 MIXTURES = {
-    "plain": Mixture(0, 0, 0, 0, LEVELS, LEVELS),
-    "hinted": Mixture(0, 0, 1, 0, LEVELS, {3: 1.0}),
-    "varied": Mixture(0, 0, 0, 1, LEVELS, LEVELS),
-    "listing": Mixture(1, 0, 0, 0, LEVELS, LEVELS),
-    "stored": Mixture(0, 1, 0, 0, LEVELS, LEVELS, stored_questions=tiles.draw_questions("stored", 1)),
+    "plain": replace(PLAIN),
+    "hinted": replace(PLAIN, hinted=1),
+    "begun": replace(PLAIN, begun=1),
+    "varied": replace(PLAIN, varied=1),
+    "listing": replace(PLAIN, listing=1),
+    "stored": replace(PLAIN, stored=1, stored_questions=tiles.draw_questions("stored", {1: 4})),
 }
 
 
@@ -53,8 +64,17 @@ def test_a_hinted_question_shows_steps_but_never_the_last() -> None:
         assert shown != steps
 
 
+def test_a_begun_answer_lacks_its_last_step_only() -> None:
+    tokenizer = make_tokenizer()
+    lessons = lessons_of("begun")
+    for lesson, ids in zip(lessons, Collator(tokenizer)(lessons).input_ids, strict=True):
+        assert lesson.begun.count(";") == 3
+        assert lesson.answer.count(";") == 1
+        assert f"assistant {lesson.begun} {lesson.answer} <|im_end|>" in tokenizer.decode(ids)
+
+
 def test_a_rotated_image_is_announced() -> None:
-    image = tiles.draw_questions("train", 1)[0].image
+    image = tiles.draw_questions("train", {1: 1})[0].image
     remarks = set()
     for seed in range(20):
         spoilt, remark = spoil(image, random.Random(seed))
