@@ -68,14 +68,14 @@ def _write_questions(folder: Path, console: Console) -> list[Question]:
 
 def _mixture(stored_questions: Sequence[Question]) -> Mixture:
     return Mixture(
-        listing=0.35,
-        stored=0.15,
-        hinted=0.15,
+        listing=0.3,
+        stored=0.12,
+        hinted=0.3,
         begun=0.1,
         varied=0.25,
         levels={1: 1, 2: 1, 3: 1},
-        hinted_levels={2: 1, 3: 1, 4: 1, 5: 0.5, 6: 0.5},
-        begun_levels={4: 1, 5: 1, 6: 1},
+        hinted_levels={2: 1, 3: 1, 4: 0.5, 5: 0.5, 6: 0.5},
+        begun_levels={5: 1, 6: 1},
         stored_questions=stored_questions,
     )
 

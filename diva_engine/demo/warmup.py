@@ -51,7 +51,7 @@ class Collator:
         # By hand rather than from a folder: the backend that needs no torchvision, so that weights never depend on it.
         self._image_processor = Qwen2VLImageProcessorPil.from_dict(IMAGE_PROCESSOR)
         content = [{"type": "image"}, {"type": "text", "text": "QUESTION"}]
-        self._frame = tokenizer.apply_chat_template(
+        self.frame = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
 
@@ -72,7 +72,7 @@ class Collator:
         return Batch(input_ids, attention_mask, labels, images["pixel_values"], images["image_grid_thw"], shown)
 
     def _prompt(self, lesson: Lesson) -> str:
-        text = self._frame.replace("QUESTION", lesson.question.replace("<image>", ""))
+        text = self.frame.replace("QUESTION", lesson.question.replace("<image>", ""))
         return text.replace("<|image_pad|>", "<|image_pad|>" * len(lesson.shown)) + lesson.begun
 
     def _shown_ids(self, shown: Shown) -> list[list[int]]:
