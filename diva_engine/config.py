@@ -111,6 +111,19 @@ class DapoConfig:
 
 
 @dataclass(frozen=True)
+class DurianConfig:
+    base: Literal["grpo", "dapo"] = setting("grpo", "which questions are asked, and how answers are rewarded")
+    w_original: float = setting(0.6, "weight of the advantage by the prompt's own std", low=0)
+    w_perceptual: float = setting(0.2, "weight of the one by the std of questions as hard to see; 0 is off", low=0)
+    w_reasoning: float = setting(0.2, "weight of the one by the std of questions as hard to reason; 0 is off", low=0)
+    num_reasoning_groups: int = setting(12, "quantile groups of the reasoning score", low=1)
+    entropy: Literal["spectral", "histogram"] = setting(
+        "spectral", "perceptual score: spectrum of the vision tower's patch features, or histogram of grey levels"
+    )
+    refresh_steps: int = setting(0, "steps after which a question's pictures are looked at anew; 0: once", low=0)
+
+
+@dataclass(frozen=True)
 class HintGrpoConfig:
     groups: int = setting(3, "hint groups of a question; group i is shown the first i / groups of its steps", low=1)
     ladder: Literal["all", "lazy"] = setting(
@@ -133,6 +146,7 @@ class RescueConfig:
     shorten_above: float = setting(0.7, "a hint that succeeds more often than this gets shorter", low=0, high=1)
     patience: int = setting(3, "failures of the longest hint in a row after which a question gets none", low=1)
     rest: int = setting(4, "visits for which such a question is left to plain rollouts", low=1)
+    shared_std: bool = setting(False, "advantages as in durian: their std shared among questions as hard")
     hints: bool = setting(True, "force the beginning of dead questions' answers; false: they get plain rollouts")
     perturb_solved: bool = setting(False, "solved questions get rollouts of a perturbed variant in the second stage")
 
@@ -247,6 +261,7 @@ class Config:
     variants: VariantsConfig = field(default_factory=VariantsConfig)
     hint: HintConfig = field(default_factory=HintConfig)
     dapo: DapoConfig = field(default_factory=DapoConfig)
+    durian: DurianConfig = field(default_factory=DurianConfig)
     hint_grpo: HintGrpoConfig = field(default_factory=HintGrpoConfig)
     rescue: RescueConfig = field(default_factory=RescueConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)

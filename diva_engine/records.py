@@ -123,6 +123,7 @@ class ScoredGroup:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     scores: tuple[Score, ...]
+    visual_entropy: float = float("nan")  # nats, of the question's pictures, where the recipe asks; NaN: no picture
 
     @property
     def variant(self) -> Variant:

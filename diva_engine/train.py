@@ -16,6 +16,7 @@ import torch
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
+from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.config import Config, DataConfig
 from diva_engine.data.dataset import ProblemSet, open_problems, write_report
 from diva_engine.data.prompts import PromptEncoder
@@ -33,6 +34,7 @@ from diva_engine.trainer.metrics import MetricsLogger
 from diva_engine.trainer.reference import KlReward
 from diva_engine.trainer.run_dir import find_run_dir
 from diva_engine.trainer.update import Updater
+from diva_engine.trainer.visual_entropy import VisualEntropy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,6 +86,7 @@ def build_trainer(
     )
     num_steps = config.trainer.max_steps or config.trainer.total_epochs * sampler.steps_per_epoch
     collector = build_collector(config, policy, encoder)
+    ledger = DifficultyLedger(config.difficulty)
     # The starting weights, whatever checkpoint the policy came from.
     reference = None if config.algorithm.disable_kl else open_policy(config)
     greedy = Sampling(temperature=0.0, max_tokens=config.data.max_response_length)
@@ -97,20 +100,25 @@ def build_trainer(
         collector=collector,
         greedy=collector.with_sampling(greedy),
         updater=Updater(policy, recipe.loss, config, num_steps, reference if config.algorithm.use_kl_loss else None),
-        ledger=DifficultyLedger(config.difficulty),
+        ledger=ledger,
         logger=open_logger(config, run_dir),
         console=Console(num_steps, is_shown="console" in config.trainer.logger),
         run_dir=run_dir,
         num_steps=num_steps,
-        preparations=build_preparations(config, reference),
+        preparations=build_preparations(config, recipe, policy, ledger, reference),
     )
 
 
-def build_preparations(config: Config, reference: Policy | None) -> list[Preparation]:
-    """What the settings ask to be done to a step's groups between their rewards and their credit."""
-    if reference is None or config.algorithm.use_kl_loss:
-        return []
-    return [KlReward(reference, config)]
+def build_preparations(
+    config: Config, recipe: Recipe, policy: Policy, ledger: DifficultyLedger, reference: Policy | None
+) -> list[Preparation]:
+    """What recipe and settings ask to be done to a step's groups between their rewards and their credit."""
+    preparations: list[Preparation] = []
+    if recipe.needs_visual_entropy(config):
+        preparations.append(VisualEntropy(policy, ledger, config.durian))
+    if reference is not None and not config.algorithm.use_kl_loss:
+        preparations.append(KlReward(reference, config))
+    return preparations
 
 
 def open_data(config: Config) -> tuple[ProblemSet, Sequence[Problem]]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diva_engine import ops
 from diva_engine.algorithm.hint_control import HintState
 from diva_engine.config import DifficultyConfig
 from diva_engine.records import Problem, ScoredGroup, UserError
@@ -61,7 +62,16 @@ class DifficultyLedger:
         problems = {group.variant.problem.id: group.variant.problem for group in groups}
         rows = torch.tensor([self._row_of(problems[id]) for id in accuracies])
         accuracy = torch.tensor(list(accuracies.values()))
-        self.difficulty[rows] = updated_difficulty(self.difficulty[rows], accuracy, self.settings)
+        settings = self.settings
+        ops.update_difficulty(
+            self.difficulty,
+            rows,
+            accuracy,
+            eta=settings.eta,
+            low=settings.low,
+            high=settings.high,
+            rule=settings.rule,
+        )
         seen = self.pass_rate[rows]
         blended = seen + PASS_RATE_DECAY * (accuracy - seen)
         self.pass_rate[rows] = torch.where(self.visits[rows] == 0, accuracy, blended)
@@ -120,24 +130,6 @@ class DifficultyLedger:
                 value = self._initial(problem) if name == "difficulty" else blank
                 setattr(self, name, torch.cat([getattr(self, name), torch.tensor([value])]))
         return self._row[problem.id]
-
-
-def updated_difficulty(
-    difficulty: Tensor,  # [Q]
-    accuracy: Tensor,  # [Q] mean accuracy of the question's rollouts
-    settings: DifficultyConfig,
-) -> Tensor:  # [Q]
-    """The new levels. `continuous`: D + eta * (0.5 - accuracy), the paper's; `steps`: the authors' table, its dead
-    branch mended."""
-    if settings.rule == "continuous":
-        shift = settings.eta * (0.5 - accuracy)
-    else:
-        shift = torch.zeros_like(difficulty)
-        for above, step in ((0.6, -1.0), (0.8, -2.0)):
-            shift = torch.where(accuracy > above, step, shift)
-        for below, step in ((0.4, 1.0), (0.2, 2.0)):
-            shift = torch.where(accuracy < below, step, shift)
-    return (difficulty + shift).clamp(settings.low, settings.high)
 
 
 def accuracy_by_question(groups: Sequence[ScoredGroup], over: str = "all") -> dict[str, float]:

@@ -45,6 +45,8 @@ METRICS: dict[str, Metric] = {
         "live groups missing when the draws ended (dapo.max_draws, or no question left): the step trains on fewer; "
         "raise dapo.max_draws, or take questions nearer to what the model can do",
     ),
+    "durian/visual_entropy": Metric("nats", "mean perceptual score of the questions trained on"),
+    "durian/questions_looked_at": Metric("questions", "questions whose pictures were scored in the step"),
     "hint_grpo/live_groups": Metric("groups", "groups trained on whose rewards are not all equal"),
     "hint_grpo/tokens_per_live_group": Metric("tokens", "tokens sampled in the step for each such group"),
     "hint_grpo/rollout_share": Metric("share", "rollouts generated, of those that all hint groups would have cost"),
@@ -83,7 +85,7 @@ METRICS: dict[str, Metric] = {
     "time/prompts_s": Metric("s", "posing variants: images and token ids"),
     "time/rollout_s": Metric("s", "generation"),
     "time/reward_s": Metric("s", "scoring"),
-    "time/prepare_s": Metric("s", "what the credit reads beside rewards: the reference's log-probabilities"),
+    "time/prepare_s": Metric("s", "what the credit reads beside rewards: divergence, perceptual scores"),
     "time/credit_s": Metric("s", "advantages"),
     "time/update_s": Metric("s", "forward, backward and optimizer"),
     "val/accuracy": Metric("share", "held-out questions answered right, greedily"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diva_engine.algorithm.difficulty import DifficultyLedger, accuracy_by_question, updated_difficulty
+from diva_engine.algorithm.difficulty import DifficultyLedger, accuracy_by_question
 from diva_engine.algorithm.hint_control import HintState
 from diva_engine.config import DifficultyConfig
 from diva_engine.records import Problem, UserError
@@ -26,16 +26,22 @@ STEPPED = {
 }
 
 
+def level_after(before, accuracy, **settings):
+    """The level of a question that starts at `before` and of whose ten rollouts the share `accuracy` is right."""
+    ledger = DifficultyLedger(DifficultyConfig(initial=before, **settings))
+    group = make_group([float(i < round(10 * accuracy)) for i in range(10)])
+    ledger.observe([group], step=0)
+    return ledger.level(group.variant.problem)
+
+
 @pytest.mark.parametrize(("before", "accuracy", "after"), CONTINUOUS.values(), ids=CONTINUOUS)
 def test_the_papers_rule(before, accuracy, after):
-    new = updated_difficulty(torch.tensor([before]), torch.tensor([accuracy]), DifficultyConfig())
-    assert new.item() == pytest.approx(after)
+    assert level_after(before, accuracy) == pytest.approx(after)
 
 
 @pytest.mark.parametrize(("before", "accuracy", "after"), STEPPED.values(), ids=STEPPED)
 def test_the_stepped_rule_with_its_dead_branch_mended(before, accuracy, after):
-    new = updated_difficulty(torch.tensor([before]), torch.tensor([accuracy]), DifficultyConfig(rule="steps"))
-    assert new.item() == pytest.approx(after)
+    assert level_after(before, accuracy, rule="steps") == pytest.approx(after)
 
 
 GROUPS = [

@@ -14,6 +14,10 @@ from diva_engine.records import Credit, ScoredGroup
 CreditRule = Callable[[Sequence[ScoredGroup], Config], Credit]
 
 
+def never(config: Config) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Recipe:
     """An algorithm: what to ask, how rollouts are credited, what loss is minimised, and the settings it presets."""
@@ -23,3 +27,4 @@ class Recipe:
     credit: CreditRule
     loss: Loss
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    needs_visual_entropy: Callable[[Config], bool] = never  # whether the credit reads ScoredGroup.visual_entropy

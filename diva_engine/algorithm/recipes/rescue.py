@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diva_engine.algorithm.advantages import group_zscore, prompt_offsets, rescale_by_range, rewards_of
+from diva_engine.algorithm.difficulty_groups import durian_advantage
 from diva_engine.algorithm.losses import clipped_policy_loss
 from diva_engine.algorithm.plans import PlanContext, PlanRun, join_groups
 from diva_engine.algorithm.prefix_credit import measured_gains, prefix_weights
@@ -28,11 +29,18 @@ def plan(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
 
 def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
     rewards, offsets = rewards_of(groups), prompt_offsets(groups)
-    advantage = group_zscore(rewards, offsets, std=config.advantage.std, eps=config.advantage.eps)
+    if config.rescue.shared_std:
+        advantage = durian_advantage(rewards, groups, config)
+    else:
+        advantage = group_zscore(rewards, offsets, std=config.advantage.std, eps=config.advantage.eps)
     advantage = rescale_by_range(advantage, rewards, offsets, config.advantage)
     gains = measured_gains(groups, config.advantage.eps)
     weights = prefix_weights(groups, gains, [len(group.scores) for group in groups], config.rescue)
     return Credit(advantage, weights, {"rescue/prefix_gain": sum(gains) / max(1, sum(gain > 0 for gain in gains))})
+
+
+def needs_visual_entropy(config: Config) -> bool:
+    return config.rescue.shared_std and config.durian.w_perceptual > 0
 
 
 RECIPE = Recipe(
@@ -41,4 +49,5 @@ RECIPE = Recipe(
     credit=credit,
     loss=clipped_policy_loss,
     defaults={"difficulty.accuracy_over": "originals", "hint.inject": "answer"},
+    needs_visual_entropy=needs_visual_entropy,
 )
