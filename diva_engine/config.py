@@ -38,9 +38,7 @@ class DataConfig:
     min_pixels: int = setting(0, "images below this area are enlarged to it; 0 leaves it to the image processor", low=0)
     max_pixels: int = setting(0, "images above this area are shrunk to it; 0 leaves it to the image processor", low=0)
     on_bad_row: Literal["skip", "stop"] = setting("skip", "what to do with a row that cannot be used")
-    font: str = setting(
-        "", "TrueType or OpenType file for questions drawn into images; empty: Pillow's own, Latin letters"
-    )
+    font: str = setting("", "TrueType or OpenType file for questions drawn into images; empty: DejaVu Sans")
 
 
 @dataclass(frozen=True)

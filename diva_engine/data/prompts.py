@@ -44,7 +44,7 @@ class PromptEncoder:
         min_pixels, max_pixels: area that images are brought into before the image processor's own rule; 0 is no bound.
         max_prompt_length: in tokens, image tokens included; the forced beginning of an answer does not count.
         image_dir: where relative image paths start, and which none may leave; a ProblemSet gives absolute paths.
-        font_path: font for text drawn into images; Pillow's own unless given.
+        font_path: font for text drawn into images; the package's DejaVu Sans unless given.
         cache_bytes: bound of each of the two caches of originals, decoded and processed.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +16,8 @@ LARGEST_FONT = 100
 LINE_HEIGHT = 1.25  # in font sizes
 MARGIN = 0.5  # around the text, in font sizes
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+BUILT_IN_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"  # Latin, Greek, Cyrillic, mathematical signs
+NO_LETTER = "\U0010fffe"  # a code point that no font has a letter for
 
 
 def draw_text_in_image(
@@ -24,7 +26,7 @@ def draw_text_in_image(
     """The RGB image with a white band that holds the text; the image's own pixels are untouched.
 
     Args:
-        font_path: a TrueType or OpenType file; Pillow's own font (Aileron, Latin letters) unless given.
+        font_path: a TrueType or OpenType file; the package's DejaVu Sans unless given.
 
     Raises:
         UserError: the font is not readable, or lacks a letter of the text.
@@ -45,7 +47,7 @@ def draw_text_in_image(
     return canvas
 
 
-def wrap_text(text: str, width: float, font: Font) -> list[str]:
+def wrap_text(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
     """Lines of at most `width` pixels; breaks at spaces, and inside a word (or unspaced script) that is wider."""
     lines = []
     for paragraph in text.strip().splitlines():
@@ -63,7 +65,7 @@ def wrap_text(text: str, width: float, font: Font) -> list[str]:
     return lines
 
 
-def _break_word(word: str, width: float, font: Font) -> list[str]:
+def _break_word(word: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
     """Pieces of the word that fit, at least one letter each; the last may be followed by more words."""
     pieces = [""]
     for letter in word:
@@ -95,10 +97,10 @@ def _height_of(num_lines: int, size: int) -> int:
 
 
 @lru_cache(maxsize=LARGEST_FONT)
-def load_font(font_path: str, size: int) -> Font:
+def load_font(font_path: str, size: int) -> ImageFont.FreeTypeFont:
     """The font at `size` pixels. Raises UserError where the file is no font."""
     try:
-        return ImageFont.truetype(font_path, size) if font_path else ImageFont.load_default(size)
+        return ImageFont.truetype(font_path or BUILT_IN_FONT, size)
     except OSError as error:
         raise UserError(f"the font {font_path} cannot be read ({error}); give a .ttf or .otf file") from error
 
@@ -107,12 +109,12 @@ def refuse_missing_letters(text: str, font_path: str = "") -> None:
     """Raises UserError naming the letters of `text` that the font would draw as empty boxes."""
     missing = sorted({letter for letter in text if not letter.isspace() and not _has_letter(font_path, letter)})
     if missing:
-        name = font_path or "the built-in font"
-        raise UserError(f"{name} has no letter {' '.join(missing[:10])}; set a font that has, to draw the question")
+        name = font_path or BUILT_IN_FONT.stem
+        raise UserError(f"the font {name} has no letter {' '.join(missing[:10])}; set data.font to one that has")
 
 
 @lru_cache(maxsize=8192)
 def _has_letter(font_path: str, letter: str) -> bool:
     """Whether the font draws the letter differently from a code point that no font has."""
     font = load_font(font_path, 16)
-    return bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffe"))
+    return bytes(font.getmask(letter)) != bytes(font.getmask(NO_LETTER))

@@ -48,7 +48,7 @@ def test_all_text_lies_inside_the_image():
 
 WRAPPED = {
     "fits": ("ab cd", 1000, ["ab cd"]),
-    "one word a line": ("aaaa bbbb", 30, ["aaaa", "bbbb"]),
+    "one word a line": ("aaaa bbbb", 40, ["aaaa", "bbbb"]),
     "paragraphs": ("ab\ncd", 1000, ["ab", "cd"]),
     "spaces": ("  ab   cd ", 1000, ["ab cd"]),
 }
@@ -68,8 +68,13 @@ def test_a_text_without_spaces_breaks_anywhere():
 
 
 def test_letters_that_the_font_lacks_are_named():
-    with pytest.raises(UserError, match="the built-in font has no letter 求 角"):
+    with pytest.raises(UserError, match=r"the font DejaVuSans has no letter 求 角; set data.font"):
         draw_text_in_image(random_picture(), "求角 A")
+
+
+def test_mathematics_and_many_scripts_are_drawn():
+    text = "∠ABC = 40°, √2 · π ≤ x² ÷ ½ △ ⊥ ∥ ⇒ ∞ ± × ≠ ≈ ∫ ∑ αβγ Ω ñ ß Ж □"
+    assert draw_text_in_image(random_picture(200, 100), text).width == 200
 
 
 def test_a_font_file_that_is_none_is_named(tmp_path):
