@@ -15,9 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diva_engine.records import FinishReason, GenerationJob, Processor, Prompt, Rollout, Sampling, UserError
-from diva_engine.rollout.decoder import SUPPORTED_MODEL_TYPES, Decoder
-from diva_engine.rollout.kv_cache import KeyValueCache
-from diva_engine.rollout.prefill import prefill
+from diva_engine.rollout.decoder import SUPPORTED_MODEL_TYPES
+from diva_engine.rollout.decoding import Decoding, PlainDecoding
 from diva_engine.rollout.sampling import sample_tokens, uniform_table
 
 # Answers that ended are cut out of the batch when they make up this share of it: cutting copies the cache.
@@ -76,12 +75,9 @@ class NativeEngine:
         prompts = {answer.job: answer.prompt for answer in answers}
         device = self._model.device
         prompt_rows = torch.tensor([numbers.index(answer.job) for answer in answers], device=device)
-        read = prefill(self._model, [prompts[number] for number in numbers], self._pad_id)
-        decoder = Decoder(self._model, int(read.next_positions.max()) + sampling.max_tokens)
-        cache = KeyValueCache(read, prompt_rows)
+        decoding = self._begin([prompts[number] for number in numbers], prompt_rows, sampling.max_tokens)
         uniforms = uniform_table([answer.seed for answer in answers], sampling.max_tokens).to(device)
-        positions = read.next_positions[prompt_rows]
-        logits = read.logits[prompt_rows]
+        logits = decoding.first_logits
         for step in range(sampling.max_tokens):
             tokens, logprobs = sample_tokens(self._mask_banned(logits), uniforms[:, step], sampling)
             open_rows = self._record(answers, tokens.tolist(), logprobs.tolist())
@@ -90,10 +86,13 @@ class NativeEngine:
             if len(open_rows) <= (1 - _ENDED_SHARE) * len(answers):
                 rows = torch.tensor(open_rows, device=device)
                 answers = [answers[row] for row in open_rows]
-                tokens, positions, uniforms = tokens[rows], positions[rows], uniforms[rows]
-                cache.keep(rows)
-            logits = decoder.step(tokens, positions, cache)
-            positions = positions + 1
+                tokens, uniforms = tokens[rows], uniforms[rows]
+                decoding.keep(rows)
+            logits = decoding.step(tokens)
+
+    def _begin(self, prompts: Sequence[Prompt], prompt_rows: Tensor, max_tokens: int) -> Decoding:
+        """Read the prompts of a chunk; row i answers prompt `prompt_rows[i]` ([N] int64, ascending)."""
+        return PlainDecoding(self._model, prompts, prompt_rows, self._pad_id, max_tokens)
 
     def _record(self, answers: list[_Answer], tokens: list[int], logprobs: list[float]) -> list[int]:
         """Append the step's tokens to the answers that have not ended; returns the rows of those still open."""
