@@ -50,9 +50,8 @@ def cases(device: str) -> Iterator[Case]:
                 "torch, the definition": forward_backward(logits, lambda x, t=targets: token_logprob_reference(x, t)),
                 "torch.compile of it": forward_backward(logits, lambda x, t=targets: compiled(x, t)),
             }
-            peaks = {
-                name: peak_bytes(run) for name, run in contenders.items() if can_measure() and "compile" not in name
-            }
+            measured = [name for name in contenders if can_measure(device) and "compile" not in name]
+            peaks = {name: peak_bytes(contenders[name], device) for name in measured}
             size = f"{rows:,} x {columns:,} {str(dtype).removeprefix('torch.')}"
             yield Case("token_logprob", size, 3 * logits.nbytes, contenders, {"peak_bytes": peaks})
 

@@ -11,13 +11,13 @@ import torch
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def can_measure() -> bool:
-    return torch.cuda.is_available() or RESET.exists()
+def can_measure(device: str) -> bool:
+    return device == "cuda" or RESET.exists()
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
+def peak_bytes(run: Callable[[], object], device: str) -> int:
     """The most memory in use during a call beyond what was in use before: torch's on CUDA, the process's on Linux."""
-    if torch.cuda.is_available():
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()

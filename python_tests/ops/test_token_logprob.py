@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import opcheck
 
-from bench.memory import can_measure, peak_bytes
 from diva_engine.ops import token_logprob
 from diva_engine.ops.token_logprob import token_logprob_reference
 
@@ -189,25 +188,6 @@ def test_many_threads_give_the_same_bits():
         results.append(call(token_logprob, logits, targets))
     torch.set_num_threads(threads)
     assert_equal_results(*results, (0.0, 0.0))
-
-
-@pytest.mark.skipif(not can_measure(), reason="reads the peak of resident memory from Linux")
-def test_needs_little_memory_beside_the_logits():
-    logits, targets = draw((32, 151_936), torch.bfloat16)
-    needed = {
-        "in place": peak_bytes(lambda: call_once(logits, targets, inplace_backward=True)),
-        "ours": peak_bytes(lambda: call_once(logits, targets)),
-        "definition": peak_bytes(lambda: call_once(logits, targets, token_logprob_reference)),
-    }
-    copy = logits.nbytes  # call_once works on one
-    assert needed["in place"] < 1.1 * copy
-    assert needed["ours"] < 2.2 * copy
-    assert needed["ours"] < 0.5 * needed["definition"]
-
-
-def call_once(logits: Tensor, targets: Tensor, function=token_logprob, **more) -> None:
-    leaf = logits.clone().requires_grad_()
-    function(leaf, targets, **more).logprob.sum().backward()
 
 
 ROW, TARGET = torch.zeros(1, 3), torch.tensor([0])
