@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diva_engine.ops import token_logprob
 from diva_engine.policy.model import VISION_MODEL_TYPES, Policy
-from diva_engine.policy.packing import PackedRows, pack_trees
+from diva_engine.policy.packing import PackedRow, pack_trees
 from diva_engine.records import AnswerTree
 
 # Logits that exist at one time: 64 MiB in float32. Larger batches go through the language-model head in chunks, whose
@@ -22,32 +22,32 @@ _LOGITS_PER_CHUNK = 1 << 24
 def answer_logprobs(policy: Policy, trees: Sequence[AnswerTree], *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """One forward pass over `trees`: (logprob [T], entropy [T]), float32, in the token order of AnswerTree.
 
-    Each tree is one row: its prompt, image and forced prefix are read once, its branches see them and themselves.
+    The trees lie end to end in one row: of each, prompt, image and forced prefix are read once, and its branches see
+    them and themselves.
     Banned ids are masked as in the sampler, so both give the same number for the same token.
     """
-    tokenizer = policy.processor.tokenizer
-    pad_id = policy.processor.stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    packed = pack_trees(trees, pad_id)
-    hidden = _hidden_states(policy, packed).flatten(0, 1)
-    predictors = packed.predictors.to(hidden.device)
-    return _token_logprobs(policy, hidden[predictors], packed.targets.to(hidden.device), temperature)
+    row = pack_trees(trees)
+    hidden = _hidden_states(policy, row).index_select(0, row.predictors.to(policy.device))
+    return _token_logprobs(policy, hidden, row.targets.to(policy.device), temperature)
 
 
-def _hidden_states(policy: Policy, packed: PackedRows) -> Tensor:
-    """[R, W, hidden size] of the last layer, pictures run through the vision tower once each."""
+def _hidden_states(policy: Policy, row: PackedRow) -> Tensor:
+    """[W, hidden size] of the last layer; pictures run through the vision tower once each."""
     model, device = policy.model, policy.device
     inputs: dict[str, Any] = {
-        "input_ids": packed.token_ids.to(device),
-        "attention_mask": packed.attention_bias(model.dtype, device),
-        "position_ids": packed.position_ids.to(device),
+        "input_ids": row.token_ids[None].to(device),
+        "position_ids": row.position_ids[:, None].to(device),
+        "packed_layout": row.layout.to(device),
+        # A mask of four dimensions is left alone; without one transformers would make its own from the positions.
+        "attention_mask": torch.zeros(1, 1, 1, 1, device=device),
         "use_cache": False,
     }
     if model.config.model_type not in VISION_MODEL_TYPES:
         inputs["position_ids"] = inputs["position_ids"][0]
-    elif packed.pixel_values is not None and packed.image_grid_thw is not None:
-        inputs["pixel_values"] = packed.pixel_values.to(device)
-        inputs["image_grid_thw"] = packed.image_grid_thw.to(device)
-    return model.model(**inputs).last_hidden_state
+    elif row.pixel_values is not None and row.image_grid_thw is not None:
+        inputs["pixel_values"] = row.pixel_values.to(device)
+        inputs["image_grid_thw"] = row.image_grid_thw.to(device)
+    return model.model(**inputs).last_hidden_state[0]
 
 
 def _token_logprobs(policy: Policy, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

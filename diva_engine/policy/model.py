@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from diva_engine.policy.attention import SHARED_PROMPT_ATTENTION
 from diva_engine.policy.patch_embedding import embed_patches_by_product
 from diva_engine.records import Processor, UserError
 
@@ -81,13 +82,11 @@ def load_policy(
     `min_pixels` and `max_pixels` override the image processor's area limits; 0 leaves them as the folder has them.
     Raises UserError where the folder, the model or a setting cannot be used.
     """
-    if attn_implementation not in ("sdpa", "eager"):
-        raise UserError(
-            f"attn_implementation {attn_implementation!r} does not take the mask of shared-prompt packing; use sdpa"
-        )
+    if attn_implementation != "sdpa":
+        raise UserError(f"attn_implementation {attn_implementation!r} does not know shared-prompt packing; use sdpa")
     folder = _find_folder(path)
     config = _read_config(folder, trust_remote_code)
-    model = _load_model(folder, config, getattr(torch, dtype), attn_implementation, trust_remote_code)
+    model = _load_model(folder, config, getattr(torch, dtype), trust_remote_code)
     pixel_limits = {name: limit for name, limit in _size_entries(min_pixels, max_pixels) if limit}
     processor = _load_processor(folder, model, pixel_limits, trust_remote_code)
     if processor.image_processor is not None:
@@ -131,9 +130,7 @@ def _read_config(folder: Path, trust_remote_code: bool) -> Any:
     return config
 
 
-def _load_model(
-    folder: Path, config: Any, dtype: torch.dtype, attn_implementation: str, trust_remote_code: bool
-) -> PreTrainedModel:
+def _load_model(folder: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     auto_class: Any = AutoModelForImageTextToText if config.model_type in VISION_MODEL_TYPES else AutoModelForCausalLM
     try:
         with _without_progress_bars():
@@ -141,7 +138,7 @@ def _load_model(
                 folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation=attn_implementation,
+                attn_implementation="sdpa",
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
@@ -152,6 +149,7 @@ def _load_model(
         raise UserError(
             f"model {folder}: {len(missing)} weights are missing, {missing[0]} first; the folder is incomplete"
         )
+    model.config.get_text_config()._attn_implementation = SHARED_PROMPT_ATTENTION
     return model
 
 

@@ -1,10 +1,11 @@
-"""Rows of shared-prompt packing: what they hold, how they are cut into micro-batches, how long trees are split."""
+"""The row of shared-prompt packing: what it holds, how it is cut into micro-batches, how long trees are split."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from diva_engine.policy.attention import TreeSpan
 from diva_engine.policy.packing import pack_trees, plan_micro_batches, row_length, split_trees
 from diva_engine.records import AnswerTree, Prompt
 
@@ -21,31 +22,27 @@ def text_tree(
     return AnswerTree(prompt, branches, train_prefix)
 
 
-def test_a_row_is_the_trunk_then_each_branch_without_its_last_token() -> None:
-    packed = pack_trees([text_tree(3, [2, 3], prefix_length=2, train_prefix=True), text_tree(2, [1])], pad_id=9)
-    assert packed.token_ids.tolist() == [[0, 1, 2, 50, 51, 100, 200, 201], [0, 1, 9, 9, 9, 9, 9, 9]]
-    assert packed.position_ids[1].tolist() == [[0, 1, 2, 3, 4, 5, 5, 6], [0, 1, 0, 0, 0, 0, 0, 0]]
-    assert packed.segments.tolist() == [[0, 0, 0, 0, 0, 1, 2, 2], [0, 0, -1, -1, -1, -1, -1, -1]]
-    assert packed.targets.tolist() == [50, 51, 100, 101, 200, 201, 202, 100]
-    assert packed.predictors.tolist() == [2, 3, 4, 5, 4, 6, 7, 9]
+def test_a_row_is_each_trunk_followed_by_its_branches_without_their_last_tokens() -> None:
+    row = pack_trees([text_tree(3, [2, 3], prefix_length=2, train_prefix=True), text_tree(2, [1])])
+    assert row.token_ids.tolist() == [0, 1, 2, 50, 51, 100, 200, 201, 0, 1]
+    assert row.position_ids[1].tolist() == [0, 1, 2, 3, 4, 5, 5, 6, 0, 1]
+    assert row.targets.tolist() == [50, 51, 100, 101, 200, 201, 202, 100]
+    assert row.predictors.tolist() == [2, 3, 4, 5, 4, 6, 7, 9]
 
 
-def test_a_branch_sees_the_trunk_and_itself_only() -> None:
-    packed = pack_trees([text_tree(2, [3, 2])], pad_id=9)
-    visible = packed.attention_bias(torch.float32, torch.device("cpu"))[0, 0] == 0
-    assert visible.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 0, 0, 1],
-    ]
+def test_branches_fill_slots_and_come_back_in_the_order_of_the_row() -> None:
+    row = pack_trees([text_tree(2, [3, 1, 2]), text_tree(3, []), text_tree(1, [3])])
+    assert row.layout.spans == (TreeSpan(2, 3, 3, 2), TreeSpan(3, 0, 0, 0), TreeSpan(1, 2, 1, 2))
+    # Slots of the first tree: its branches of 2, 0 and 1 tokens, padded to 2 with its first token.
+    assert row.layout.slot_tokens.tolist() == [2, 3, 0, 0, 4, 0, 9, 10]
+    # Outputs: 2 of the trunk, 6 slots, 3 of the second trunk, 1 of the third, 2 slots.
+    assert row.layout.sources.tolist() == [0, 1, 2, 3, 6, 8, 9, 10, 11, 12, 13]
 
 
 PLANS = {
     "all fit in one": ([4, 4, 4], 12, [[0, 1, 2]]),
-    "longest first, padding counted": ([2, 6, 5, 1], 12, [[1, 2], [0, 3]]),
-    "one longer than the budget": ([3, 40], 12, [[1], [0]]),
+    "in order": ([2, 6, 5, 1], 8, [[0, 1], [2, 3]]),
+    "one longer than the budget": ([3, 40, 2], 12, [[0], [1], [2]]),
     "each alone": ([12, 12], 12, [[0], [1]]),
     "none": ([], 12, []),
 }
@@ -64,7 +61,7 @@ def test_splitting_repeats_the_trunk_and_keeps_the_order_of_tokens() -> None:
     parts = split_trees([tree], max_tokens=14)
     assert [[len(b) for b in part.branches] for part in parts] == [[5, 5], [5], [20]]
     assert [part.train_prefix for part in parts] == [True, False, False]
-    assert pack_trees(parts, 0).targets.tolist() == pack_trees([tree], 0).targets.tolist()
+    assert pack_trees(parts).targets.tolist() == pack_trees([tree]).targets.tolist()
 
 
 def test_trees_that_fit_are_not_split() -> None:
