@@ -150,7 +150,6 @@ HOST_DEVICE Advantage<T> advantage_of(T reward, const GroupScale<T>& prompt, con
   return {static_cast<T>(options.w_local) * local + static_cast<T>(options.w_global) * global, local, global};
 }
 
-#if !defined(__CUDACC_RTC__)
 template <typename T>
 struct DivaInput {
   const T* rewards;                 // [N]
@@ -170,6 +169,7 @@ struct DivaOutput {  // each [N]
   T* global;
 };
 
+#if !defined(__CUDACC_RTC__)
 struct QuestionSums {
   BatchSums local;
   BatchSums global;

@@ -1,4 +1,4 @@
-#include "common/launch.h"
+#include "common/cooperative.h"
 #include "diva_advantage/diva_advantage.h"
 
 namespace diva {

@@ -33,6 +33,7 @@ HOST_DEVICE T sample_std(const GroupMoments<T>& group) {
   return sqrt_rn(div_rn(group.squares, freedom));
 }
 
+#if !defined(__CUDACC_RTC__)
 // values [count] -> moments; an empty group is all zeros.
 template <typename T>
 inline GroupMoments<T> group_moments(const T* values, int64_t count) {
@@ -60,6 +61,7 @@ inline GroupMoments<T> group_moments(const T* values, int64_t count) {
   }
   return {mean, sum_lanes(lanes, used), add_rn(low, T(0)), add_rn(high, T(0)), count};
 }
+#endif
 
 #if defined(__CUDACC__) || defined(DIVA_EMULATE_CUDA)
 // The same by one warp, all of whose lanes call it and get the result.

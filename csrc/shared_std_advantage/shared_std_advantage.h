@@ -35,7 +35,6 @@ HOST_DEVICE double inverse_std(const BinMoments& bin, double eps) {
   return 1.0 / (sqrt(bin.squares / (bin.count > 1.0 ? bin.count - 1.0 : 1.0)) + eps);
 }
 
-#if !defined(__CUDACC_RTC__)
 template <typename T>
 struct SharedStdInput {
   const T* rewards;               // [N]
@@ -46,6 +45,7 @@ struct SharedStdInput {
   int64_t num_bins;
 };
 
+#if !defined(__CUDACC_RTC__)
 // Each bin [count] between 0 and num_bins - 1, or an error with the value.
 void check_bins(const int64_t* bins, int64_t count, int64_t num_bins);
 

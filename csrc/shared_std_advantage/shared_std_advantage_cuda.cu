@@ -1,4 +1,4 @@
-#include "common/launch.h"
+#include "common/cooperative.h"
 #include "shared_std_advantage/shared_std_advantage.h"
 
 namespace diva {

@@ -33,7 +33,6 @@ HOST_DEVICE T updated_difficulty(T difficulty, T accuracy, const DifficultySetti
   return moved < settings.low ? settings.low : (moved > settings.high ? settings.high : moved);
 }
 
-#if !defined(__CUDACC_RTC__)
 template <typename T>
 struct DifficultyTable {
   T* levels;
@@ -41,6 +40,7 @@ struct DifficultyTable {
   int64_t size;
 };
 
+#if !defined(__CUDACC_RTC__)
 // Indices that do not repeat and lie within the table, accuracies within [0, 1], or an error with the value.
 template <typename T>
 void check_difficulty_entries(const int64_t* index, const T* accuracy, int64_t count, int64_t table_size);
