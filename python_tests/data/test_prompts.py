@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,21 @@ def test_patch_size_comes_from_the_processor(patch_size, num_tokens):
     prompt = encoder_of(patch_size).encode(original(problem_of("<image>", random_png(140, 56))), key=0)
     assert prompt.token_ids.count(IMAGE) == num_tokens
     assert prompt.pixel_values.shape == (4 * num_tokens, 3 * 2 * patch_size**2)
+
+
+def test_the_image_processor_without_torchvision_will_do():
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    parts = tiny_processor()
+    pil = replace(parts, image_processor=Qwen2VLImageProcessorPil(size=dict(parts.image_processor.size)))
+    problem = problem_of("<image>a<image>", random_png(97, 61), random_png(56, 140))
+    prompt = PromptEncoder(pil).encode(original(problem), key=0)
+    usual = encoder_of().encode(original(problem), key=0)
+    assert prompt.token_ids == usual.token_ids
+    assert torch.equal(prompt.position_ids, usual.position_ids)
+    assert prompt.pixel_values.dtype == torch.float32
+    assert (prompt.pixel_values - usual.pixel_values).abs().max() < 0.3  # the two resize a little differently
+    PromptEncoder(pil).check(problem)
 
 
 def test_a_forced_beginning_is_tokenised_and_is_no_part_of_the_prompt():
