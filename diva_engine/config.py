@@ -138,6 +138,9 @@ class HintGrpoConfig:
 @dataclass(frozen=True)
 class RescueConfig:
     probe: int = setting(4, "plain rollouts of every question, before the rest of the step's is shared out", low=1)
+    dead_by: Literal["probe", "last_visit"] = setting(
+        "probe", "who is hinted: who fails the probe, or, in one stage, whose last visit had no right rollout"
+    )
     max_rollouts: int = setting(12, "most rollouts that the second stage gives one question", low=1)
     beta: float = setting(1.0, "weight of the forced prefix in the loss; 0 trains no prefix", low=0)
     normalize_prefix: bool = setting(False, "divide a prefix's weight by its tokens, for long solutions")

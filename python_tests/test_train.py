@@ -110,6 +110,13 @@ def test_the_same_seed_gives_the_same_numbers_bit_for_bit(inputs, tmp_path, algo
 KL = ["algorithm.disable_kl=false", "algorithm.kl_coef=1"]
 RESUMED = {name: choose(name) for name in RECIPES} | {
     "kl as loss": KL,
+    "dapo, many draws": ["algorithm=dapo", "worker.rollout.n=2", "data.rollout_batch_size=1"],
+    "rescue in one stage": [
+        "algorithm=rescue",
+        "rescue.probe=2",
+        "rescue.dead_by=last_visit",
+        "rescue.shared_std=true",
+    ],
     "hint_grpo, lazy": ["algorithm=hint_grpo", "hint_grpo.ladder=lazy"],
     "kl as reward": [*KL, "algorithm.use_kl_loss=false", "algorithm.kl_penalty=k1"],
 }
@@ -133,6 +140,16 @@ def test_two_steps_and_two_more_equal_four(inputs, tmp_path, extra):
     assert ledgers[0].pop("ids") == ledgers[1].pop("ids")
     for name, column in ledgers[0].items():
         torch.testing.assert_close(column, ledgers[1][name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_dapo_draws_further_questions(inputs, tmp_path):
+    """Answers of one token have an odd length: no group is live, so the search ends with the data."""
+    run(inputs, tmp_path, "algorithm=dapo", "data.max_response_length=1", "trainer.max_steps=1")
+    (row,) = [row for row in rows_of(tmp_path) if "reward/mean" in row]
+    assert row["dapo/questions_asked"] == 6
+    assert row["dapo/short_of_live_groups"] == 2
+    assert row["step/rollouts"] == 6 * 4
+    assert (row["actor/loss"], row["actor/grad_norm"]) == (0.0, 0.0)
 
 
 BEGUN_REWARD = """

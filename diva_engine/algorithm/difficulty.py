@@ -19,6 +19,7 @@ PASS_RATE_DECAY = 0.5  # weight of the newest visit in the running pass rate
 COLUMNS: Mapping[str, float | int] = {  # what a row holds before anything is known; the type says the column's
     "difficulty": math.nan,
     "pass_rate": math.nan,
+    "last_accuracy": math.nan,
     "visits": 0,
     "last_step": -1,
     "hint_steps": 0,
@@ -36,6 +37,7 @@ class DifficultyLedger:
 
     difficulty: Tensor  # [M] float32, level in [1, 9]
     pass_rate: Tensor  # [M] float32, running; NaN before the first visit
+    last_accuracy: Tensor  # [M] float32, of the last visit; NaN before the first
     visits: Tensor  # [M] int64
     last_step: Tensor  # [M] int64, -1 before the first visit
     hint_steps: Tensor  # [M] int64, steps that the next hint shows; 0 before the first hint
@@ -75,8 +77,14 @@ class DifficultyLedger:
         seen = self.pass_rate[rows]
         blended = seen + PASS_RATE_DECAY * (accuracy - seen)
         self.pass_rate[rows] = torch.where(self.visits[rows] == 0, accuracy, blended)
+        self.last_accuracy[rows] = accuracy
         self.visits[rows] += 1
         self.last_step[rows] = step
+
+    def was_dead(self, problem: Problem) -> bool:
+        """Whether the question's last visit had no right rollout."""
+        row = self._row.get(problem.id)
+        return row is not None and float(self.last_accuracy[row]) == 0
 
     def hint(self, problem: Problem) -> HintState:
         """How much of its solution the question is shown next."""
@@ -112,12 +120,11 @@ class DifficultyLedger:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._row = {id: row for row, id in enumerate(state["ids"])}
         for name in COLUMNS:
-            if len(state[name]) != len(self._row):
-                raise UserError(
-                    f"the ledger's {name} has {len(state[name])} rows for {len(self._row)} questions; "
-                    "take another checkpoint"
-                )
-            setattr(self, name, state[name].clone())
+            column = state.get(name, torch.empty(0))
+            if len(column) != len(self._row):
+                rows = f"{len(column)} rows for {len(self._row)} questions"
+                raise UserError(f"the ledger's {name} has {rows}; take another checkpoint")
+            setattr(self, name, column.clone())
 
     def _initial(self, problem: Problem) -> float:
         level = self.settings.initial if problem.difficulty is None else problem.difficulty

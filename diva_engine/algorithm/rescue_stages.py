@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from diva_engine.algorithm.hint_control import after_hint, after_rest, first_hint, is_resting
 from diva_engine.algorithm.plans import PlanContext
@@ -31,6 +32,19 @@ def rescue_requests(probes: Sequence[ScoredGroup], context: PlanContext) -> list
         for (group, variant), share in zip(wanting, shares, strict=True)
         if share
     ]
+
+
+def one_stage_requests(problems: Sequence[Problem], context: PlanContext) -> list[Request]:
+    """All of the step's rollouts at once: plain ones; for questions whose last visit was dead the probe, then hints."""
+    num_rollouts = context.config.worker.rollout.n
+    requests = []
+    for request in probe_requests(problems, context):
+        hint = _next_hint(request.variant, context) if context.ledger.was_dead(request.variant.problem) else None
+        num_hinted = num_rollouts - request.num_rollouts if hint else 0
+        requests.append(replace(request, num_rollouts=num_rollouts - num_hinted))
+        if hint and num_hinted:
+            requests.append(Request(hint, num_hinted))
+    return requests
 
 
 def even_shares(total: int, count: int, most: int) -> list[int]:
@@ -68,14 +82,20 @@ def most_steps(problem: Problem) -> int:
 def _second_variant(group: ScoredGroup, context: PlanContext) -> Variant:
     """How the question is posed in the second stage; its plain form where nothing else fits."""
     config, problem = context.config, group.variant.problem
-    if group.mean_accuracy == 0 and config.rescue.hints and most_steps(problem) > 0:
-        state = context.ledger.hint(problem)
-        if not is_resting(state, config.rescue):
-            num_steps = min(first_hint(state, most_steps(problem)).num_steps, most_steps(problem))
-            return hinted(problem, group.variant.difficulty, num_steps, config.hint)
+    if group.mean_accuracy == 0:
+        return _next_hint(group.variant, context) or group.variant
     if group.mean_accuracy == 1 and config.rescue.perturb_solved:
         settings = VariantSettings(config.variants, config.hint)
         draw = derive_random(config.data.seed, "variants", context.step, problem.id)
         variant = draw_perturbed(problem, group.variant.difficulty, settings, draw)
         return group.variant if variant.fallback else variant
     return group.variant
+
+
+def _next_hint(variant: Variant, context: PlanContext) -> Variant | None:
+    """The question with the hint that its past asks for; None where it has no steps, or rests from hints."""
+    config, problem = context.config, variant.problem
+    state, most = context.ledger.hint(problem), most_steps(problem)
+    if not config.rescue.hints or most == 0 or is_resting(state, config.rescue):
+        return None
+    return hinted(problem, variant.difficulty, min(first_hint(state, most).num_steps, most), config.hint)

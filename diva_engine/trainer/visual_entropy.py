@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from diva_engine import ops
 from diva_engine.algorithm.difficulty import DifficultyLedger
@@ -38,7 +41,8 @@ class VisualEntropy:
     def _measure(self, groups: Sequence[ScoredGroup]) -> list[float]:
         """One number a group; NaN without a picture."""
         if self.settings.entropy == "histogram":
-            entropies = [histogram_entropy(image) for group in groups for image in group.prompt.images]
+            images = [_pixels(image) for group in groups for image in group.prompt.images]
+            entropies = ops.histogram_entropy(images).tolist() if images else []
         else:
             features, offsets = image_features(self.policy, [group.prompt for group in groups])
             entropies = ops.spectral_entropy(features, offsets).tolist()
@@ -47,11 +51,9 @@ class VisualEntropy:
         return [sum(values) / len(values) if values else math.nan for values in per_group]
 
 
-def histogram_entropy(image: Image.Image) -> float:
-    """Shannon entropy of the image's 256 grey levels, in nats."""
-    counts = image.convert("L").histogram()
-    shares = [count / sum(counts) for count in counts if count]
-    return -sum(share * math.log(share) for share in shares)
+def _pixels(image: Image.Image) -> Tensor:
+    """[H, W, 3] uint8."""
+    return torch.from_numpy(np.array(image.convert("RGB")))
 
 
 def _num_images(group: ScoredGroup) -> int:

@@ -1,11 +1,14 @@
 """Rescue asks and credits what docs/algorithms.md says; gold is its cousin without a second generation."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.hint_control import HintState
+from diva_engine.algorithm.recipes import recipe_defaults
 from diva_engine.algorithm.rescue_stages import even_shares
 from diva_engine.records import Problem
 from diva_engine.settings import build_config
@@ -210,3 +213,41 @@ def test_gold_divides_by_the_prefix_on_demand():
     assert run.credit().prefix_weight.tolist() == pytest.approx(
         [0.0] * 4 + [8 / len(b"<think>\none ;\ntwo ;\nthree ;\n")] * 4
     )
+
+
+def test_in_one_stage_the_last_visit_says_who_is_hinted():
+    ledger = DifficultyLedger(build_config(dict(recipe_defaults("rescue"))).difficulty)
+    settings = {"rescue.dead_by": "last_visit"}
+    first = PlanRun("rescue", PROBLEMS[:2], ledger, **settings)
+    assert [(r.variant.key, r.num_rollouts) for r in first.requests] == [(("a", 0), 8), (("b", 0), 8)]
+    first.answer({"a": [0.0] * 8, "b": [1.0, 0.0] * 4})
+    ledger.observe(first.groups, step=0)
+    second = PlanRun("rescue", PROBLEMS[:2], ledger, step=1, **settings)
+    assert [(r.variant.key, r.num_rollouts) for r in second.requests] == [(("a", 0), 4), (("a", 1), 4), (("b", 0), 8)]
+    second.answer({"a": [1.0] * 4, "b": [1.0, 0.0] * 4})
+    assert ledger.hint(PROBLEMS[0]) == HintState(2)
+    assert len(second.groups) == 3
+    assert second.credit().prefix_weight.tolist() == [0.0, 0.0, 0.0], "the plain question is right as often by now"
+
+
+@pytest.mark.parametrize("dead_by", ["probe", "last_visit"])
+@pytest.mark.parametrize("seed", range(6))
+def test_no_step_costs_more_than_its_budget(seed, dead_by):
+    draw = random.Random(seed)
+    ledger = DifficultyLedger(build_config(dict(recipe_defaults("rescue"))).difficulty)
+    num = draw.randint(2, 12)
+    for step in range(5):
+        settings = {"worker.rollout.n": num, "rescue.dead_by": dead_by, "rescue.perturb_solved": seed % 2 == 0}
+        run = PlanRun("rescue", PROBLEMS, ledger, step, **settings)
+        asked: list[int] = []
+        while run.groups is None:
+            asked += [request.num_rollouts for request in run.requests]
+            run.answer({name: draw.choice([[0.0], [1.0], [1.0, 0.0]]) * 24 for name in "abcd"})
+        assert sum(asked) <= num * len(PROBLEMS)
+        assert all(count > 0 for count in asked)
+        assert sum(len(group.rollouts) for group in run.groups) == sum(asked)
+        credit = run.credit()
+        assert credit.advantage.isfinite().all()
+        assert credit.prefix_weight.isfinite().all()
+        assert (credit.prefix_weight >= 0).all()
+        ledger.observe(run.groups, step)

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.config import DifficultyConfig, DurianConfig
+from diva_engine.ops import histogram_entropy
 from diva_engine.ops.spectral_entropy import spectral_entropy_reference
 from diva_engine.policy.model import load_policy
 from diva_engine.policy.vision import image_features
-from diva_engine.trainer.visual_entropy import VisualEntropy, histogram_entropy
+from diva_engine.trainer.visual_entropy import VisualEntropy
 from python_tests.models import build_tiny_model
 from python_tests.prompts import make_prompt, random_image
 from python_tests.scored import make_group
@@ -53,16 +55,9 @@ def test_the_score_is_the_mean_spectral_entropy_of_the_questions_pictures(policy
 
 def test_grey_levels_need_no_model(groups):
     filled, _ = VisualEntropy(None, new_ledger(), DurianConfig(entropy="histogram"))(groups, step=0)
-    noisy = histogram_entropy(groups[0].prompt.images[0])
+    noisy = histogram_entropy([torch.from_numpy(np.array(groups[0].prompt.images[0]))]).item()
     assert entropies(filled)[:2] == pytest.approx([noisy, 0.0], abs=1e-6)
     assert math.isnan(filled[3].visual_entropy)
-
-
-def test_histogram_entropy_by_hand():
-    halves = Image.fromarray(np.repeat([[0, 255]], 8, axis=0).astype(np.uint8))
-    assert histogram_entropy(halves) == pytest.approx(math.log(2))
-    levels = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
-    assert histogram_entropy(levels) == pytest.approx(math.log(256))
 
 
 def test_questions_are_looked_at_once_or_every_so_many_steps(policy, groups):

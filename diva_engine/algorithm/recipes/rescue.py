@@ -15,16 +15,21 @@ from diva_engine.algorithm.losses import clipped_policy_loss
 from diva_engine.algorithm.plans import PlanContext, PlanRun, join_groups
 from diva_engine.algorithm.prefix_credit import measured_gains, prefix_weights
 from diva_engine.algorithm.recipes.recipe import Recipe
-from diva_engine.algorithm.rescue_stages import observe_hints, probe_requests, rescue_requests
+from diva_engine.algorithm.rescue_stages import observe_hints, one_stage_requests, probe_requests, rescue_requests
 from diva_engine.config import Config
 from diva_engine.records import Credit, Problem, ScoredGroup
 
 
 def plan(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
-    probes = yield probe_requests(problems, context)
-    more = yield rescue_requests(probes, context)
-    observe_hints(probes, more, context)
-    return join_groups(probes, more)
+    if context.config.rescue.dead_by == "probe":
+        plain = yield probe_requests(problems, context)
+        more = yield rescue_requests(plain, context)
+    else:
+        groups = yield one_stage_requests(problems, context)
+        plain = [group for group in groups if group.variant.index == 0]
+        more = [group for group in groups if group.variant.index > 0]
+    observe_hints(plain, more, context)
+    return join_groups(plain, more)
 
 
 def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
