@@ -1,12 +1,14 @@
-"""Held-out accuracy: every question once, greedily, and broken down by a column."""
+"""Held-out accuracy: every question as it stands, greedily or sampled, and broken down by columns of the data."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from diva_engine.algorithm.variants import original
+from diva_engine.data.columns import lookup
 from diva_engine.records import Problem, Request, ScoredGroup
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.stopwatch import Stopwatch
@@ -34,19 +36,19 @@ class Validation:
     def mean_length(self) -> float:
         return mean([len(rollout.token_ids) for group in self.groups for rollout in group.rollouts])
 
-    def accuracy_by(self, column: str) -> dict[str, float]:
-        """Accuracy for each value of a column of the data, in the values' order; questions without it stand under
-        "-"."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for group in self.groups:
-            found[column_value(group.variant.problem, column)] += [score.accuracy for score in group.scores]
-        return {
-            value: mean(accuracies) for value, accuracies in sorted(found.items(), key=lambda item: _natural(item[0]))
-        }
+    def pass_at(self, k: int) -> float:
+        """Mean over the questions of the chance that at least one of k answers is right; k at most the answers each."""
+        return mean([pass_at_k(len(group.scores), num_right(group), k) for group in self.groups])
 
-    def count_by(self, column: str) -> Counter[str]:
-        """Questions for each value of a column."""
-        return Counter(column_value(group.variant.problem, column) for group in self.groups)
+    def by(self, column: str) -> dict[str, Validation]:
+        """The questions of each value of a column, in the values' order; those without one stand under "-"."""
+        found: dict[str, list[ScoredGroup]] = defaultdict(list)
+        for group in self.groups:
+            found[column_value(group.variant.problem, column)].append(group)
+        return {value: Validation(found[value]) for value in sorted(found, key=_natural)}
+
+    def accuracy_by(self, column: str) -> dict[str, float]:
+        return {value: part.accuracy for value, part in self.by(column).items()}
 
     def metrics(self, by: str) -> dict[str, float]:
         overall = {
@@ -59,19 +61,40 @@ class Validation:
 
 
 def validate(
-    problems: Sequence[Problem], collector: Collector, *, batch_size: int, num_rollouts: int = 1
+    problems: Sequence[Problem],
+    collector: Collector,
+    *,
+    batch_size: int,
+    num_rollouts: int = 1,
+    on_batch: Callable[[int], None] = lambda num_questions: None,
 ) -> Validation:
-    """Asks every question as it stands; the collector's sampling says whether greedily. Ragged last batch included."""
+    """Asks every question as it stands; the collector's sampling says whether greedily. Ragged last batch included.
+
+    `on_batch` is told the number of questions of each batch when its answers are scored.
+    """
     groups: list[ScoredGroup] = []
     for start in range(0, len(problems), batch_size):
         batch = [problems[i] for i in range(start, min(start + batch_size, len(problems)))]
         requests = [Request(original(problem, problem.difficulty or 0.0), num_rollouts) for problem in batch]
         groups += collector.ask(requests, step=0, stopwatch=Stopwatch())
+        on_batch(len(batch))
     return Validation(groups)
 
 
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Unbiased estimate, from `right` right answers among n, of the chance that one of k answers is right."""
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def num_right(group: ScoredGroup) -> int:
+    return sum(score.accuracy >= 1 for score in group.scores)
+
+
 def column_value(problem: Problem, column: str) -> str:
-    value = problem.difficulty if column == "difficulty" else problem.extra.get(column)
+    """A problem's value in a column, as text; "difficulty" is its level, rounded; a dotted name looks in structs."""
+    if column == "difficulty":
+        return "-" if problem.difficulty is None else str(round(problem.difficulty))
+    value = problem.answer if column == "answer" else lookup(problem.extra, column)
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -80,7 +103,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _natural(value: str) -> tuple[int, float, str]:
+    """Numbers by size, then texts by letters."""
     try:
-        return 0, float(value), value
+        number = float(value)
     except ValueError:
-        return 1, 0.0, value
+        number = math.nan
+    return (0, number, value) if math.isfinite(number) else (1, 0.0, value)
