@@ -160,8 +160,16 @@ def open_collector(config: Config, policy: Policy, options: argparse.Namespace) 
 
 
 def ask(problems: ProblemSet, collector: Collector, label: str, batch_size: int, num_answers: int) -> Validation:
+    already = len(collector.skipped)
     with progress_over(len(problems), label) as on_batch:
-        return validate(problems, collector, batch_size=batch_size, num_rollouts=num_answers, on_batch=on_batch)
+        result = validate(problems, collector, batch_size=batch_size, num_rollouts=num_answers, on_batch=on_batch)
+    skipped = collector.skipped[already:]
+    if not result.groups:
+        raise UserError(f"no question could be posed; the first: {skipped[0]}")
+    if skipped:
+        noun = "question" if len(skipped) == 1 else "questions"
+        print(f"{label}: {len(skipped)} {noun} could not be posed; the first: {skipped[0]}", file=sys.stderr)
+    return result
 
 
 def columns_of(result: Evaluation, options: argparse.Namespace) -> list[str]:
