@@ -58,7 +58,7 @@ def _write_questions(folder: Path, console: Console) -> list[Question]:
     hard = {split: [question for question in of_tiles[split] if question.level >= HARD_LEVEL] for split in of_tiles}
     polygons = gym.draw_questions(gym.Polygons(), POLYGONS_PER_LEVEL)
     sums = gym.draw_questions(gym.Sums(), SUMS_PER_LEVEL)
-    warm_up_only = polygons.pop("warmup") + sums.pop("warmup")
+    warm_up_only = sums.pop("warmup") + polygons.pop("warmup")
     for name, splits in {"tiles": of_tiles, "tiles_hard": hard, "polygons": polygons, "sums": sums}.items():
         for split, questions in splits.items():
             write_parquet(folder / f"{name}_{split}.parquet", questions)
