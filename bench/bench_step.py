@@ -26,6 +26,7 @@ from bench.bench_data import Measurement, measure, photo, qwen_processor, write_
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.plans import PlanContext, ask_originals_and_variants
 from diva_engine.algorithm.recipes.diva import RECIPE
+from diva_engine.algorithm.variants import original
 from diva_engine.config import Config
 from diva_engine.data.dataset import open_problems
 from diva_engine.data.perturb import perturb
@@ -60,19 +61,15 @@ def write_questions(path: Path, side: int) -> None:
 
 
 def full_ledger(config: Config) -> DifficultyLedger:
-    """One in which every question of a large dataset was met."""
+    """One in which every question of a large dataset was met once; half of the answers were right, so levels stay."""
     ledger = DifficultyLedger(config.difficulty)
-    ids = [str(row) for row in range(LEDGER_ROWS)]
-    ledger.load_state_dict(
-        {
-            "ids": ids,
-            "difficulty": torch.full((LEDGER_ROWS,), 5.0),
-            "pass_rate": torch.full((LEDGER_ROWS,), 0.5),
-            "visits": torch.ones(LEDGER_ROWS, dtype=torch.int64),
-            "last_step": torch.zeros(LEDGER_ROWS, dtype=torch.int64),
-        }
-    )
-    ledger.difficulty[:QUESTIONS] = 1.0 + torch.arange(QUESTIONS) % 9
+    prompt = Prompt(token_ids=(), position_ids=torch.empty(3, 0))
+    groups = []
+    for row in range(LEDGER_ROWS):
+        problem = Problem(id=str(row), text="", answer="", difficulty=1 + row % 9)
+        request = Request(original(problem, 1 + row % 9), 2)
+        groups.append(ScoredGroup(request, prompt, (), (Score(1, 1, 1), Score(0, 0, 1))))
+    ledger.observe(groups, step=0)
     return ledger
 
 
