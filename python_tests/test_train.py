@@ -117,6 +117,7 @@ RESUMED = {name: choose(name) for name in RECIPES} | {
         "rescue.dead_by=last_visit",
         "rescue.shared_std=true",
     ],
+    "gold in several updates": ["algorithm=gold", "worker.actor.global_batch_size=1"],
     "hint_grpo, lazy": ["algorithm=hint_grpo", "hint_grpo.ladder=lazy"],
     "kl as reward": [*KL, "algorithm.use_kl_loss=false", "algorithm.kl_penalty=k1"],
 }

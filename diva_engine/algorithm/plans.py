@@ -93,12 +93,13 @@ def ask_until_live(problems: Sequence[Problem], context: PlanContext) -> PlanRun
 
 
 def join_groups(first: Sequence[ScoredGroup], more: Sequence[ScoredGroup]) -> list[ScoredGroup]:
-    """The groups of two stages: further rollouts of a prompt join its group, new prompts follow."""
+    """The groups of two stages, by question: further rollouts of a prompt join its group, new prompts follow it."""
     groups = {group.variant.key: group for group in first}
     for group in more:
         known = groups.get(group.variant.key)
         groups[group.variant.key] = group if known is None else _joined(known, group)
-    return list(groups.values())
+    questions = {id: place for place, id in enumerate(dict.fromkeys(id for id, _ in groups))}
+    return sorted(groups.values(), key=lambda group: questions[group.variant.problem.id])
 
 
 def _joined(group: ScoredGroup, more: ScoredGroup) -> ScoredGroup:

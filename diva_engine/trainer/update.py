@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -167,8 +167,7 @@ def split_batches(
     advantages = credit.advantage.split([len(group.rollouts) for group in groups])
     weights = credit.prefix_weight.tolist()
     batches = []
-    for start in range(0, max(1, len(groups)), prompts_per_batch):
-        span = range(start, min(start + prompts_per_batch, len(groups)))
+    for span in _batch_spans(groups, prompts_per_batch):
         found = (make_example(groups[i], advantages[i], weights[i], keep_all=keep_all) for i in span)
         rollouts = [rollout for i in span for rollout in groups[i].rollouts]
         batches.append(
@@ -179,6 +178,14 @@ def split_batches(
             )
         )
     return batches
+
+
+def _batch_spans(groups: Sequence[ScoredGroup], prompts_per_batch: int) -> list[range]:
+    """Which groups each optimizer step takes: one span at least. A group without rollouts, of which only the prefix is
+    trained, goes with the one before it: alone it would have no sampled tokens to be divided by."""
+    asked = [i for i, group in enumerate(groups) if group.rollouts]
+    starts = [0, *asked[prompts_per_batch::prompts_per_batch]]
+    return [range(*span) for span in pairwise([*starts, len(groups)])]
 
 
 def make_example(

@@ -192,7 +192,7 @@ def test_the_reward_range_fades_groups_on_demand():
     rewards = {"a": [0.1, 0.0, 0.0, 0.1], "b": LIVE, "c": SOLVED, "d": SOLVED}
     plain = PlanRun("rescue", PROBLEMS).answer(rewards).answer([1.0, 0.0] * 6).credit()
     faded = PlanRun("rescue", PROBLEMS, **{"advantage.rrb": "range"}).answer(rewards).answer([1.0, 0.0] * 6).credit()
-    torch.testing.assert_close(faded.advantage[:4], plain.advantage[:4] * 0.1)
+    torch.testing.assert_close(faded.advantage[:4], plain.advantage[:4] * 0.1)  # the probes of "a"
     torch.testing.assert_close(faded.prefix_weight, plain.prefix_weight)
 
 
@@ -205,7 +205,8 @@ def test_gold_teaches_dead_questions_their_steps_without_generating():
     credit = run.credit()
     expected = np.concatenate([zscore(rewards[name]) for name in "abcd"])
     np.testing.assert_allclose(credit.advantage.numpy(), expected, atol=1e-6)
-    assert credit.prefix_weight.tolist() == [0.0] * 4 + [8.0] * 2
+    assert [group.variant.key for group in run.groups] == [("a", 0), ("a", 1), ("b", 0), ("c", 0), ("d", 0), ("d", 1)]
+    assert credit.prefix_weight.tolist() == [0.0, 8.0, 0.0, 0.0, 0.0, 8.0]
 
 
 def test_gold_divides_by_the_prefix_on_demand():

@@ -1,6 +1,7 @@
 """An update sees each credited token once, whatever the cut into micro-batches, and divides by the whole step."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from diva_engine.settings import build_config
 from diva_engine.trainer.update import Updater, learning_rate_factor, make_example, split_batches
 from python_tests.models import build_tiny_model
 from python_tests.prompts import make_prompt, random_image
-from python_tests.scored import make_group
+from python_tests.scored import PROMPT, make_group
 
 
 def credit_of(groups, *advantages, prefix_weight=None):
@@ -36,6 +37,27 @@ def test_prompts_are_cut_into_optimizer_steps_in_order():
     batches = split_batches(groups, credit_of(groups, *[1.0, -1.0] * 3), prompts_per_batch=2)
     assert [len(batch.examples) for batch in batches] == [2, 1]
     assert [batch.num_rollouts for batch in batches] == [4, 2]
+
+
+CUTS = {
+    "even": ("2222", 2, [2, 2]),
+    "ragged": ("222", 2, [2, 1]),
+    "a prefix goes with its question": ("20202", 1, [2, 2, 1]),
+    "a prefix does not count": ("20222", 2, [3, 2]),
+    "prefixes alone": ("00", 1, [2]),
+    "nothing": ("", 3, [0]),
+    "more than there are": ("22", 9, [2]),
+}
+
+
+@pytest.mark.parametrize(("rollouts", "prompts_per_batch", "sizes"), CUTS.values(), ids=CUTS)
+def test_a_prefix_without_rollouts_is_never_an_optimizer_step_of_its_own(rollouts, prompts_per_batch, sizes):
+    prefixed = replace(PROMPT, prefix_ids=(7, 8))
+    groups = [make_group([1.0, 0.0][: int(n)], f"q{i}", prompt=prefixed) for i, n in enumerate(rollouts)]
+    advantages = [1.0] * sum(map(int, rollouts))
+    credit = credit_of(groups, *advantages, prefix_weight=[1.0] * len(groups))
+    batches = split_batches(groups, credit, prompts_per_batch)
+    assert [len(batch.examples) for batch in batches] == sizes
 
 
 @pytest.fixture(scope="module")

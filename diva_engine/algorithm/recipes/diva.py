@@ -44,7 +44,7 @@ def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
 
 
 RECIPE = Recipe(
-    summary="DIVA-GRPO: variants of matching difficulty, local and global advantage weighted by difficulty",
+    summary="DIVA-GRPO: variants of matching difficulty, local and global advantage; reads reference steps",
     plan=ask_originals_and_variants,
     credit=credit,
     loss=clipped_policy_loss,

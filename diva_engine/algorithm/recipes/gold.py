@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diva_engine.algorithm.losses import clipped_policy_loss
-from diva_engine.algorithm.plans import PlanContext, PlanRun, ask_originals
+from diva_engine.algorithm.plans import PlanContext, PlanRun, ask_originals, join_groups
 from diva_engine.algorithm.prefix_credit import prefix_weights
 from diva_engine.algorithm.recipes import grpo
 from diva_engine.algorithm.recipes.recipe import Recipe
@@ -24,7 +24,7 @@ def plan(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
     dead = [g.variant for g in groups if g.mean_accuracy == 0 and most_steps(g.variant.problem) > 0]
     taught = [hinted(v.problem, v.difficulty, most_steps(v.problem), context.config.hint) for v in dead]
     prefixes = yield [Request(variant, num_rollouts=0) for variant in taught]
-    return [*groups, *prefixes]
+    return join_groups(groups, prefixes)
 
 
 def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
@@ -35,7 +35,7 @@ def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
 
 
 RECIPE = Recipe(
-    summary="Gold: GRPO, and the reference steps of dead questions taught without generating anew",
+    summary="Gold: GRPO, and dead questions' steps taught without generating anew; reads reference steps",
     plan=plan,
     credit=credit,
     loss=clipped_policy_loss,

@@ -30,7 +30,7 @@ def plan(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
 
 
 RECIPE = Recipe(
-    summary="Hint-GRPO: longer and longer hints at the start of the answer; the first that works is trained on",
+    summary="Hint-GRPO: answers begun with more and more steps, the first that works counts; reads reference steps",
     plan=plan,
     credit=credit,
     loss=clipped_policy_loss,

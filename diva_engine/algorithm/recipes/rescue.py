@@ -49,7 +49,7 @@ def needs_visual_entropy(config: Config) -> bool:
 
 
 RECIPE = Recipe(
-    summary="Rescue: probe, force the beginning of dead questions' answers, credit what it gained to its tokens",
+    summary="Rescue: dead questions' answers begun with steps, what that gains credited to them; reads reference steps",
     plan=plan,
     credit=credit,
     loss=clipped_policy_loss,
