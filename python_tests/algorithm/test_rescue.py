@@ -211,9 +211,8 @@ def test_gold_teaches_dead_questions_their_steps_without_generating():
 
 def test_gold_divides_by_the_prefix_on_demand():
     run = PlanRun("gold", PROBLEMS, **{"rescue.normalize_prefix": True}).answer([0.0] * 8).answer([])
-    assert run.credit().prefix_weight.tolist() == pytest.approx(
-        [0.0] * 4 + [8 / len(b"<think>\none ;\ntwo ;\nthree ;\n")] * 4
-    )
+    length = len(b"<think>\none ;\ntwo ;\nthree ;\n")
+    assert run.credit().prefix_weight.tolist() == pytest.approx([0.0, 8 / length] * 4)
 
 
 def test_in_one_stage_the_last_visit_says_who_is_hinted():
