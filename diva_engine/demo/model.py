@@ -22,6 +22,31 @@ MAX_PIXELS = 28 * 28 * 64
 # transformers' default of 0.02 is meant for widths in the thousands; with it the warm-up takes twice the steps.
 INITIALIZER_RANGE = 0.06
 
+TEXT_SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
+    "tie_word_embeddings": True,
+    "initializer_range": INITIALIZER_RANGE,
+}
+VISION_SHAPE = {
+    "depth": 2,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_heads": 4,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [1],
+    "out_hidden_size": TEXT_SHAPE["hidden_size"],
+    "initializer_range": INITIALIZER_RANGE,
+}
+
 # As Qwen's own, without its default system message, which would cost this model eight tokens a question.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -80,36 +105,15 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForCo
     """Random weights, about 1.2 million."""
     token_id = tokenizer.convert_tokens_to_ids
     text = {
+        **TEXT_SHAPE,
         "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
         "bos_token_id": None,
         "eos_token_id": token_id("<|im_end|>"),
         "pad_token_id": token_id("<|endoftext|>"),
-        "tie_word_embeddings": True,
-        "initializer_range": INITIALIZER_RANGE,
-    }
-    vision = {
-        "depth": 2,
-        "hidden_size": 96,
-        "intermediate_size": 192,
-        "num_heads": 4,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [1],
-        "out_hidden_size": 128,
-        "initializer_range": INITIALIZER_RANGE,
     }
     config = Qwen2_5_VLConfig(
         text_config=text,
-        vision_config=vision,
+        vision_config=VISION_SHAPE,
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"),
