@@ -1,86 +1,71 @@
 #pragma once
 // Gathers a tile of a stage's result, pixels first..first+2047 of the image, into shared memory.
-#include "perturb_images/points_cuda.cuh"
+#include "perturb_images/blur_cuda.cuh"
 
 namespace diva {
 
-constexpr uint32_t kEvenBytesOfWord = 0x00ff00ffu;
-
-// Four bytes from any address. Aligned words that hold one of them never leave the allocation.
-__device__ __forceinline__ uint32_t load_word(const uint8_t* at) {
-  const uint64_t address = reinterpret_cast<uint64_t>(at);
-  const uint32_t* aligned = reinterpret_cast<const uint32_t*>(address & ~uint64_t{3});
-  const uint32_t shift = 8 * static_cast<uint32_t>(address & 3);
-  if (shift == 0) return aligned[0];
-  return aligned[0] >> shift | aligned[1] << (32 - shift);
-}
-
-// Adds weight * (bytes of `before` + bytes of `after`): two 16-bit sums in a word, then 32-bit products.
-__device__ __forceinline__ void add_weighted_words(uint32_t before, uint32_t after, uint32_t weight, uint32_t* sums) {
-  const uint32_t even = (before & kEvenBytesOfWord) + (after & kEvenBytesOfWord);
-  const uint32_t odd = (before >> 8 & kEvenBytesOfWord) + (after >> 8 & kEvenBytesOfWord);
-  sums[0] += (even & 0xffffu) * weight;
-  sums[1] += (odd & 0xffffu) * weight;
-  sums[2] += (even >> 16) * weight;
-  sums[3] += (odd >> 16) * weight;
-}
-
-// Elements e..e+3 of a blur, none of whose neighbours is beyond the border; `step` bytes lie between neighbours.
-__device__ __forceinline__ uint32_t blurred_word(const Stage& stage, const int32_t* tables, const uint8_t* source,
-                                                 int64_t e, int64_t step) {
-  const int32_t* weights = tables + stage.b;
-  uint32_t sums[4] = {0, 0, 0, 0};
-  add_weighted_words(load_word(source + e), 0, static_cast<uint32_t>(weights[0]), sums);
-  const uint8_t *before = source + e, *after = source + e;
-  for (int64_t k = 1; k <= stage.a; ++k) {
-    before -= step;
-    after += step;
-    add_weighted_words(load_word(before), load_word(after), static_cast<uint32_t>(weights[k]), sums);
-  }
-  return round_blurred(sums[0]) | round_blurred(sums[1]) << 8 | round_blurred(sums[2]) << 16 |
-         static_cast<uint32_t>(round_blurred(sums[3])) << 24;
-}
-
-// Four elements a thread and step: a word of the tile.
+// A pixel whose four neighbours lie inside, by words; the others by rotated_pixel.
 template <int C>
-__device__ __forceinline__ void gather_blur(const Stage& stage, const int32_t* tables, const uint8_t* source,
-                                            int64_t first, int64_t count, uint8_t* tile) {
-  const int64_t pitch = stage.src_width * C, total = count * C;
-  const int64_t step = stage.kind == kBlurRows ? C : pitch, reach = stage.a * step;
-  for (int word = threadIdx.x; word < kTilePixels * C / 4; word += kTileThreads) {
-    const int64_t e = first * C + 4 * word;
-    if (e >= total) break;
-    const int64_t y = e / pitch, column = e - y * pitch;
-    // Rows: all four in one row, whose ends are out of reach. Columns: in the image, whose ends are.
-    const int64_t from = stage.kind == kBlurRows ? column : e, room = stage.kind == kBlurRows ? pitch : total;
-    uint32_t packed = 0;
-    if (from >= reach && from + 3 + reach < room) {
-      packed = blurred_word(stage, tables, source, e, step);
+__device__ __forceinline__ void gather_rotated(const Stage& stage, const uint8_t* source, uint32_t fill,
+                                               Position position, uint8_t* pixel) {
+  const int qx = static_cast<int>(position.x >> kPositionShift), qy = static_cast<int>(position.y >> kPositionShift);
+  const uint32_t x0 = static_cast<uint32_t>(qx >> kWeightBits), y0 = static_cast<uint32_t>(qy >> kWeightBits);
+  const uint32_t width = static_cast<uint32_t>(stage.src_width), height = static_cast<uint32_t>(stage.src_height);
+  if (x0 >= width - 1 || y0 >= height - 1) {  // negative ones are large here
+    rotated_pixel(stage, source, fill, position, pixel);
+    return;
+  }
+  const uint8_t* at = source + (y0 * width + x0) * C;
+  uint32_t top_left, top_right, bottom_left, bottom_right;
+  load_two_pixels<C>(at, top_left, top_right);
+  load_two_pixels<C>(at + width * C, bottom_left, bottom_right);
+  const uint32_t weight_x = qx & (kOne - 1), weight_y = qy & (kOne - 1);
+#pragma unroll
+  for (int c = 0; c < C; ++c) {
+    const uint32_t top = mix(get_byte(&top_left, c), get_byte(&top_right, c), weight_x);
+    const uint32_t bottom = mix(get_byte(&bottom_left, c), get_byte(&bottom_right, c), weight_x);
+    pixel[c] = static_cast<uint8_t>(round_mixed(mix(top, bottom, weight_y)));
+  }
+}
+
+// Thread beside thread a pixel beside a pixel; each thread strides on by a block's width.
+template <int C>
+__device__ __forceinline__ void gather_pixels(const Stage& stage, const int32_t* tables, const uint8_t* source,
+                                              uint32_t fill, int64_t first, int64_t count, uint8_t* tile) {
+  const uint32_t width = static_cast<uint32_t>(stage.dst_width);
+  const uint32_t p = static_cast<uint32_t>(first) + threadIdx.x;
+  uint32_t y = p / width, x = p - y * width;
+  const bool rotates = stage.kind == kRotate;
+  const int64_t step_x = 2 * stage.a * kTileThreads, step_y = 2 * stage.b * kTileThreads;
+  Position position = source_position(stage, y, x);
+  for (int i = threadIdx.x; i < kTilePixels && first + i < count; i += kTileThreads) {
+    if (rotates) {
+      gather_rotated<C>(stage, source, fill, position, tile + i * C);
     } else {
-      for (int i = 0; i < 4 && e + i < total; ++i) {
-        const int64_t row = (e + i) / pitch;
-        packed |= static_cast<uint32_t>(blurred(stage, source, tables, row, e + i - row * pitch)) << (8 * i);
-      }
+      for (int c = 0; c < C; ++c) tile[i * C + c] = resampled(stage, source, tables, y, x, c);
     }
-    reinterpret_cast<uint32_t*>(tile)[word] = packed;
+    x += kTileThreads;
+    position.x += step_x;
+    position.y += step_y;
+    if (x >= width) {
+      y += x / width;
+      x %= width;
+      position = source_position(stage, y, x);
+    }
   }
 }
 
 template <int C>
 __device__ __forceinline__ void gather_tile(const Stage& stage, const int32_t* tables, const uint8_t* source,
-                                            uint32_t fill, int64_t first, int64_t count, uint8_t* tile) {
-  if (stage.kind == kBlurRows || stage.kind == kBlurColumns) {
-    gather_blur<C>(stage, tables, source, first, count, tile);
-    return;
-  }
-  const uint32_t width = static_cast<uint32_t>(stage.dst_width);
-  for (int i = threadIdx.x; i < kTilePixels && first + i < count; i += kTileThreads) {
-    const uint32_t p = static_cast<uint32_t>(first + i), y = p / width, x = p - y * width;
-    if (stage.kind == kRotate) {
-      rotated_pixel(stage, source, fill, source_position(stage, y, x), tile + i * C);
-    } else {
-      for (int c = 0; c < C; ++c) tile[i * C + c] = resampled(stage, source, tables, y, x, c);
-    }
+                                            uint32_t fill, int64_t first, int64_t count, const uint32_t* pairs,
+                                            uint8_t* tile) {
+  uint32_t* words = reinterpret_cast<uint32_t*>(tile);
+  if (stage.kind == kBlurRows) {
+    gather_blur_rows<C>(stage, tables, source, first, count, pairs, words);
+  } else if (stage.kind == kBlurColumns) {
+    gather_blur_columns<C>(stage, tables, source, first, count, pairs, words);
+  } else {
+    gather_pixels<C>(stage, tables, source, fill, first, count, tile);
   }
 }
 

@@ -158,7 +158,10 @@ HOST_DEVICE uint8_t round_blurred(uint32_t sum) { return static_cast<uint8_t>((s
 // Element (y, e) of the result; beyond the border the border's own pixel counts again.
 HOST_DEVICE uint8_t blurred(const Stage& stage, const uint8_t* source, const int32_t* tables, int64_t y, int64_t e) {
   const int32_t* weights = tables + stage.b;
-  const int64_t pitch = stage.src_width * stage.channels, x = e / stage.channels, c = e % stage.channels;
+  const int64_t pitch = stage.src_width * stage.channels;
+  const uint32_t channels = static_cast<uint32_t>(stage.channels),
+                 place = static_cast<uint32_t>(e);  // on a GPU a 64-bit division is a call
+  const int64_t x = place / channels, c = place % channels;
   uint32_t sum = static_cast<uint32_t>(weights[0]) * source[y * pitch + e];
   for (int64_t k = 1; k <= stage.a; ++k) {
     int64_t before, after;

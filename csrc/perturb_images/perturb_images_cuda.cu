@@ -4,7 +4,7 @@
 
 namespace diva {
 
-constexpr int kBlocksAProcessor = 12;
+constexpr int kBlocksAProcessor = 7;  // with 72 registers a thread; one more would spill
 constexpr int kWarps = kTileThreads / 32;
 
 struct Buffers {  // where a stage reads and writes; the two halves of the scratch memory take turns
@@ -59,14 +59,14 @@ __global__ void __launch_bounds__(kTileThreads)
 template <int C>
 __device__ __forceinline__ void perturb_tile(const Stage& stage, int64_t t, const Point* points, const int32_t* tables,
                                              uint64_t seed, const uint8_t* source, uint8_t* result, uint32_t fill,
-                                             const int16_t* normals, uint8_t* tile) {
+                                             const int16_t* normals, const uint32_t* pairs, uint8_t* tile) {
   const int64_t first = (t - stage.first_tile) * kTilePixels, count = stage.dst_height * stage.dst_width;
   const int64_t chunk = first + threadIdx.x * kChunkPixels;
   uint32_t words[4 * C];
   if (stage.kind == kCopy) {
     load_chunk<C>(source, chunk, count, words);
   } else {
-    gather_tile<C>(stage, tables, source, fill, first, count, tile);
+    gather_tile<C>(stage, tables, source, fill, first, count, pairs, tile);
     __syncthreads();
     const uint4* from = reinterpret_cast<const uint4*>(tile) + threadIdx.x * C;
     for (int v = 0; v < C; ++v) unpack(from[v], words + 4 * v);
@@ -88,12 +88,13 @@ __device__ __forceinline__ bool draws_normals(const Stage& stage, const Point* p
 
 // tiles [T]: the stage of each tile of 2048 pixels -> their results. Blocks stride over the tiles, so that the
 // quantiles are loaded once a block.
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kBlocksAProcessor)
     perturb_kernel(const Stage* __restrict__ stages, const Point* __restrict__ points,
                    const int32_t* __restrict__ tables, const int32_t* __restrict__ tiles, int64_t num_tiles,
                    uint64_t seed, Buffers buffers, const uint32_t* __restrict__ fills) {
   __shared__ uint4 tile_vectors[kTilePixels * 4 / 16];
   __shared__ int16_t normals[kNormalEntries];
+  __shared__ uint32_t pairs[kWeightPairs];
   __shared__ int64_t stage_fields[kStageFields];
   const Stage& stage = *reinterpret_cast<const Stage*>(stage_fields);
   const int64_t* fields_of_stages = reinterpret_cast<const int64_t*>(stages);
@@ -108,15 +109,19 @@ __global__ void __launch_bounds__(kTileThreads)
       loaded = true;
       __syncthreads();
     }
+    if (stage.kind == kBlurRows || stage.kind == kBlurColumns) {
+      load_weight_pairs(stage, tables, pairs);
+      __syncthreads();
+    }
     const uint8_t* source = source_of(stage, buffers);
     uint8_t* result = result_of(stage, buffers);
     const uint32_t fill = stage.kind == kRotate ? fills[tiles[t]] : 0;
     if (stage.channels == 1) {
-      perturb_tile<1>(stage, t, points, tables, seed, source, result, fill, normals, tile);
+      perturb_tile<1>(stage, t, points, tables, seed, source, result, fill, normals, pairs, tile);
     } else if (stage.channels == 3) {
-      perturb_tile<3>(stage, t, points, tables, seed, source, result, fill, normals, tile);
+      perturb_tile<3>(stage, t, points, tables, seed, source, result, fill, normals, pairs, tile);
     } else {
-      perturb_tile<4>(stage, t, points, tables, seed, source, result, fill, normals, tile);
+      perturb_tile<4>(stage, t, points, tables, seed, source, result, fill, normals, pairs, tile);
     }
   }
 }

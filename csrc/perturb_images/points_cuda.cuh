@@ -1,29 +1,9 @@
 #pragma once
 // Pointwise operations on 16 pixels in the registers of one thread. Chunks begin at a multiple of 16 pixels, so they
 // begin at a whole Philox block for elements as for pixels.
-#include "perturb_images/perturb_images.h"
+#include "perturb_images/words_cuda.cuh"
 
 namespace diva {
-
-constexpr int kChunkPixels = 16;
-constexpr int kTileThreads = 128;
-constexpr int kTilePixels = kTileThreads * kChunkPixels;  // TILE_PIXELS in diva_engine/ops/perturbation_plan.py
-
-__device__ __forceinline__ void unpack(const uint4& vector, uint32_t* words) {
-  words[0] = vector.x;
-  words[1] = vector.y;
-  words[2] = vector.z;
-  words[3] = vector.w;
-}
-
-// `i` is known at compile time once the loops are unrolled, so the bytes stay in registers.
-__device__ __forceinline__ uint8_t get_byte(const uint32_t* words, int i) {
-  return static_cast<uint8_t>(words[i / 4] >> (8 * (i % 4)));
-}
-
-__device__ __forceinline__ void set_byte(uint32_t* words, int i, uint32_t value) {
-  words[i / 4] = (words[i / 4] & ~(0xffu << (8 * (i % 4)))) | value << (8 * (i % 4));
-}
 
 // 16 pixels of `image` from pixel `first` on; zeros past the end.
 template <int C>
@@ -45,9 +25,11 @@ __device__ __forceinline__ void load_chunk(const uint8_t* image, int64_t first, 
 // The same back; the gap behind the image becomes zero.
 template <int C>
 __device__ __forceinline__ void store_chunk(uint8_t* image, int64_t first, int64_t count, uint32_t* words) {
+  if (first + kChunkPixels > count) {
 #pragma unroll
-  for (int i = 0; i < kChunkPixels * C; ++i) {
-    if (first + i / C >= count) set_byte(words, i, 0);
+    for (int i = 0; i < kChunkPixels * C; ++i) {
+      if (first + i / C >= count) set_byte(words, i, 0);
+    }
   }
   uint4* to = reinterpret_cast<uint4*>(image + first * C);
   const int64_t end = padded(count * C);
@@ -100,7 +82,8 @@ template <int C>
 __device__ __forceinline__ void occlude_chunk(const Stage& stage, const Point& point, uint64_t seed, int64_t first,
                                               uint32_t* words) {
   const Rectangle hidden = occluded(stage, point, seed);
-  int64_t y = first / stage.dst_width, x = first - y * stage.dst_width;
+  const uint32_t width = static_cast<uint32_t>(stage.dst_width);
+  uint32_t y = static_cast<uint32_t>(first) / width, x = static_cast<uint32_t>(first) - y * width;
 #pragma unroll
   for (int p = 0; p < kChunkPixels; ++p) {
     const bool inside = y >= hidden.top && y < hidden.bottom && x >= hidden.left && x < hidden.right;
@@ -108,7 +91,7 @@ __device__ __forceinline__ void occlude_chunk(const Stage& stage, const Point& p
     for (int c = 0; c < (C == 4 ? 3 : C); ++c) {
       if (inside) set_byte(words, p * C + c, kOcclusionGrey);
     }
-    if (++x == stage.dst_width) {
+    if (++x == width) {
       x = 0;
       ++y;
     }

@@ -71,6 +71,13 @@ def test_images_may_begin_anywhere(library, gap):
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("gap", [0, 1])
+def test_a_wide_blur(library, gap):
+    images = [noise_image((200, 131, channels), channels) for channels in (1, 3, 4)]
+    got, want = both(library, images, [[ImageOperation("blur", 1.0)]] * 3, gap=gap)
+    assert torch.equal(got, want)
+
+
 def test_nothing_to_do(library):
     got, want = both(library, [], [])
     assert got.tolist() == want.tolist() == []
@@ -90,6 +97,9 @@ FAULTS = {
     "half a warp's sum": {"half > 0": "half > 1"},
     "a missing warp": {"warp < kWarps": "warp < kWarps - 1"},
     "another quantile": {"static_cast<int16_t>(tables[i])": "static_cast<int16_t>(tables[i] + 9)"},
+    "weights before they are there": {
+        "load_weight_pairs(stage, tables, pairs);\n      __syncthreads();": "load_weight_pairs(stage, tables, pairs);"
+    },
     "the wrong half of the scratch memory": {"dst_buffer == kPong ? buffers.half : 0": "dst_buffer == kPong ? 0 : 0"},
 }
 
