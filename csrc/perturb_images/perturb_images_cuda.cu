@@ -4,7 +4,14 @@
 
 namespace diva {
 
-constexpr int kBlocksAProcessor = 7;  // with 72 registers a thread; one more would spill
+constexpr int kBlocksAProcessor = 7;
+// How many of them the registers must leave room for. Up to sm_90 that makes 72 a thread without spills; newer ones
+// spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kResidentBlocks = 1;
+#else
+constexpr int kResidentBlocks = kBlocksAProcessor;
+#endif
 constexpr int kWarps = kTileThreads / 32;
 
 struct Buffers {  // where a stage reads and writes; the two halves of the scratch memory take turns
@@ -88,7 +95,7 @@ __device__ __forceinline__ bool draws_normals(const Stage& stage, const Point* p
 
 // tiles [T]: the stage of each tile of 2048 pixels -> their results. Blocks stride over the tiles, so that the
 // quantiles are loaded once a block.
-__global__ void __launch_bounds__(kTileThreads, kBlocksAProcessor)
+__global__ void __launch_bounds__(kTileThreads, kResidentBlocks)
     perturb_kernel(const Stage* __restrict__ stages, const Point* __restrict__ points,
                    const int32_t* __restrict__ tables, const int32_t* __restrict__ tiles, int64_t num_tiles,
                    uint64_t seed, Buffers buffers, const uint32_t* __restrict__ fills) {
