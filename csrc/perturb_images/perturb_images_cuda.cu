@@ -8,7 +8,7 @@ constexpr int kBlocksAProcessor = 7;
 // How many of them the registers must leave room for. Up to sm_90 that makes 72 a thread without spills; newer ones
 // spill.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kResidentBlocks = 1;
+constexpr int kResidentBlocks = 0;  // no demand
 #else
 constexpr int kResidentBlocks = kBlocksAProcessor;
 #endif
