@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
@@ -213,9 +215,6 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs, tmp_path, capsys, extra, 
 
 
 def test_a_table_without_answers_and_a_broken_image_are_named(inputs, tmp_path, capsys):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table({"problem": ["?"], "solved_by": ["x"]}), tmp_path / "no_answer.parquet")
     assert main(settings(inputs, tmp_path / "a", f"data.train_files={tmp_path / 'no_answer.parquet'}")) == 2
     assert "no_answer.parquet" in capsys.readouterr().err
@@ -238,3 +237,17 @@ def test_list_and_settings_are_printed(capsys):
     text = capsys.readouterr().out
     assert "diva" in text
     assert "worker.rollout.n=8" in text
+
+
+def test_a_prompt_that_breaks_in_mid_run_is_skipped_and_named(inputs, tmp_path):
+    """A picture whose header is whole and whose pixels are not passes the check at the start."""
+    rows = pq.read_table(inputs / "train.parquet").to_pylist()
+    rows[0]["images"][0]["bytes"] = rows[0]["images"][0]["bytes"][:-2000]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "damaged.parquet")
+    run_dir = tmp_path / "run"
+    words = [f"data.train_files={tmp_path / 'damaged.parquet'}", "data.rollout_batch_size=6", "trainer.max_steps=1"]
+    summary = run(inputs, run_dir, *words)
+    assert summary["responses"] == 5 * 4
+    (line,) = (run_dir / "skipped_prompts.txt").read_text().splitlines()
+    assert line.startswith("step 1: original variant of q0: ")
+    assert "damaged.parquet:0" in line

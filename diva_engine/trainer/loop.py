@@ -103,7 +103,7 @@ class Trainer:
             **credit.metrics,
             **updated,
             "difficulty/mean": level,
-            "step/skipped_prompts": float(len(self.collector.skipped)),
+            "step/skipped_prompts": float(self._note_skipped()),
         }
 
     def _prepare(self, groups: list[ScoredGroup], stopwatch: Stopwatch) -> tuple[list[ScoredGroup], dict[str, float]]:
@@ -114,6 +114,15 @@ class Trainer:
                 groups, found = prepare(groups, self.progress.step)
                 metrics |= found
         return groups, metrics
+
+    def _note_skipped(self) -> int:
+        """Writes why prompts of this step could not be posed to skipped_prompts.txt; how many they were."""
+        reasons = list(self.collector.skipped)
+        self.collector.skipped.clear()
+        if reasons:
+            with (self.run_dir / "skipped_prompts.txt").open("a", encoding="utf-8") as file:
+                file.writelines(f"step {self.progress.step + 1}: {reason}\n" for reason in reasons)
+        return len(reasons)
 
     def _draw_more(self, count: int) -> list[Problem]:
         return [self.train_problems[i] for i in self.sampler.draw_more(count)]

@@ -74,7 +74,9 @@ METRICS: dict[str, Metric] = {
     "actor/sampler_truncated": Metric("share", "trained tokens whose importance weight was truncated"),
     "actor/sampler_gap": Metric("nats", "mean |log-probability in the trainer - in the sampler| of a trained token"),
     "actor/sampler_ess": Metric("share", "effective sample size of the importance weights before truncation"),
-    "step/skipped_prompts": Metric("prompts", "prompts that could not be posed since the start of the run"),
+    "step/skipped_prompts": Metric(
+        "prompts", "prompts of the step that could not be posed; skipped_prompts.txt says why"
+    ),
     "sync/logprob_gap_mean": Metric(
         "nats", "mean |log-probability in the trainer - in the sampler|; near 0 is healthy"
     ),
