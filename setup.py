@@ -38,7 +38,10 @@ def find_program(name: str) -> str | None:
 
 def find_torch() -> Path:
     """The torch package folder whose headers are used."""
-    candidates = [Path(os.environ["DIVA_TORCH_DIR"])] if "DIVA_TORCH_DIR" in os.environ else []
+    named = os.environ.get("DIVA_TORCH_DIR")
+    if named is not None and not (Path(named) / "version.py").is_file():
+        raise fail(f"DIVA_TORCH_DIR={named} is not the folder of a torch package.")
+    candidates = [Path(named)] if named is not None else []
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         candidates.append(Path(spec.origin).parent)

@@ -1,6 +1,5 @@
 #include "update_difficulty/update_difficulty.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "common/checks.h"
@@ -9,13 +8,12 @@ namespace diva {
 
 template <typename T>
 void check_difficulty_entries(const int64_t* index, const T* accuracy, int64_t count, int64_t table_size) {
-  std::vector<int64_t> sorted(index, index + count);
-  std::sort(sorted.begin(), sorted.end());
-  const auto repeated = std::adjacent_find(sorted.begin(), sorted.end());
-  if (repeated != sorted.end()) check(false, "update_difficulty: index ", *repeated, " stands more than once");
+  std::vector<bool> is_taken(table_size);
   for (int64_t i = 0; i < count; ++i) {
     check(index[i] >= 0 && index[i] < table_size, "update_difficulty: index ", index[i], " is not between 0 and ",
           table_size - 1);
+    check(!is_taken[index[i]], "update_difficulty: index ", index[i], " stands more than once");
+    is_taken[index[i]] = true;
     check(accuracy[i] >= T(0) && accuracy[i] <= T(1), "update_difficulty: accuracy[", i, "] is ", accuracy[i],
           ", not between 0 and 1");
   }
