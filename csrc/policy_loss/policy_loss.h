@@ -106,7 +106,7 @@ template <typename T>
 HOST_DEVICE Cost<T> ppo_cost(Ratio<T> ratio, T advantage, const PolicyLossSettings<T>& s) {
   const T free = ratio.value * advantage;
   const T clipped = between(ratio.value, s.low, s.high) * advantage;
-  const T floor = advantage < 0 ? s.dual * advantage : T(-INFINITY);
+  const T floor = advantage < 0 ? s.dual * advantage : T(-3.0e38f);  // below every surrogate
   T surrogate = clipped < free ? clipped : free;
   surrogate = surrogate < floor ? floor : surrogate;
   // A product, not a choice: GCC makes branches of nested choices, and no vector code of branches.
