@@ -17,8 +17,8 @@ STABLE_TORCH_LIBRARY(diva_engine, m) {
   m.def(
       "policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "
       "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, "
-      "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean, "
-      "float divisor) -> (Tensor loss, Tensor gradient, Tensor totals)");
+      "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean) "
+      "-> (Tensor loss, Tensor gradient, Tensor totals)");
   m.def(
       "token_logprob(Tensor logits, Tensor targets, float temperature) -> (Tensor logprob, Tensor entropy, "
       "Tensor log_norm)");

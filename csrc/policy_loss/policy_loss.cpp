@@ -82,8 +82,7 @@ PolicyLossSettings<T> cast_settings(const Settings& s) {
           static_cast<T>(s.tau_positive),
           static_cast<T>(s.tau_negative),
           static_cast<T>(s.kl_coef),
-          static_cast<T>(s.truncation),
-          static_cast<T>(s.divisor)};
+          static_cast<T>(s.truncation)};
 }
 
 template <typename T>
@@ -155,7 +154,7 @@ ThreeTensors policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, T
                          std::optional<Tensor> ref_logprob, std::optional<Tensor> sampler_logprob, std::string loss,
                          bool sequence_ratio, double clip_low, double clip_high, std::optional<double> clip_dual,
                          double tau_positive, double tau_negative, std::string kl, double kl_coef, double truncation,
-                         bool sequence_mean, double divisor) {
+                         bool sequence_mean) {
   const Settings settings{loss_kind(loss),
                           kl_kind(kl),
                           sequence_ratio,
@@ -166,8 +165,7 @@ ThreeTensors policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, T
                           tau_positive,
                           tau_negative,
                           kl_coef,
-                          truncation,
-                          divisor};
+                          truncation};
   return Run({logprob, old_logprob, advantage, offsets, ref_logprob, sampler_logprob}, settings);
 }
 

@@ -35,7 +35,6 @@ struct PolicyLossSettings {
   T tau_positive, tau_negative;
   T kl_coef;
   T truncation;
-  T divisor;
 };
 
 template <typename T>

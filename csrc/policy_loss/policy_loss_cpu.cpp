@@ -152,7 +152,7 @@ HOST_DEVICE void look_up_sequences(Block<T>& block, const PolicyLossInput<T>& in
     const int64_t left = input.offsets[sequence + 1] - first;
     const int end = left < block.count ? static_cast<int>(left) : block.count;
     const T length = static_cast<T>(input.offsets[sequence + 1] - input.offsets[sequence]);
-    const T scale = s.sequence_mean ? T(1) / (s.divisor * length) : T(1) / s.divisor;
+    const T scale = s.sequence_mean ? T(1) / length : T(1);
     if (s.sequence_ratio) std::fill(block.log_ratio + i, block.log_ratio + end, mean_log_ratio[sequence]);
     std::fill(block.scale + i, block.scale + end, scale);
     i = end;
@@ -168,7 +168,7 @@ HOST_DEVICE double policy_loss_tokens(const PolicyLossInput<T>& input, const Pol
   int64_t sequence = by_sequence ? std::upper_bound(input.offsets, end, first) - input.offsets - 1 : 0;
   double loss = 0;
   Block<T> block;
-  std::fill(block.scale, block.scale + kBlock, T(1) / s.divisor);
+  std::fill(block.scale, block.scale + kBlock, T(1));
   for (int64_t start = first; start < last; start += kBlock) {
     block.count = static_cast<int>(std::min<int64_t>(kBlock, last - start));
     block.logprob = input.logprob + start;

@@ -122,9 +122,10 @@ def policy_loss(
     value, _, totals = _PolicyLoss.apply(
         logprob, old_logprob, advantage, offsets, ref_logprob, sampler_logprob,
         loss, ratio == "sequence", clip_low, clip_high, clip_dual, tau_positive, tau_negative, kl, kl_coef,
-        truncation, aggregation == "sequence_mean", divisor,
+        truncation, aggregation == "sequence_mean",
     )  # fmt: skip
-    return PolicyLoss(value, PolicyLossMetrics(totals))
+    # Divided here: torch.compile would compile the op anew for every divisor it is given.
+    return PolicyLoss(value / divisor, PolicyLossMetrics(totals))
 
 
 def _check_settings(loss: str, ratio: str, kl: str, aggregation: str, divisor: float | None) -> None:

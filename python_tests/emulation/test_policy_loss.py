@@ -14,7 +14,7 @@ from python_tests.ops import test_policy_loss as on_cpu
 SOURCE = "policy_loss/policy_loss_cuda.cu"
 TOLERANCE = 1e-5  # sums are added in another order than on the CPU
 TENSORS = ("logprob", "old_logprob", "advantage", "ref_logprob", "sampler_logprob")
-REALS = ("low", "high", "dual", "tau_positive", "tau_negative", "kl_coef", "truncation", "divisor")
+REALS = ("low", "high", "dual", "tau_positive", "tau_negative", "kl_coef", "truncation")
 
 
 class Input(ctypes.Structure):
@@ -37,14 +37,13 @@ def library(tmp_path_factory):
     return kernels.emulate(tmp_path_factory.mktemp("policy_loss"), SOURCE)
 
 
-def settings_of(chosen, num_tokens, num_sequences):
+def settings_of(chosen):
     chosen = {"loss": "ppo", "kl": "k3", "aggregation": "token_mean", "clip_low": 0.2, "clip_high": 0.2} | chosen
-    by_sequence = chosen["aggregation"] == "sequence_mean"
     return Settings(
         loss=["ppo", "cispo", "sapo"].index(chosen["loss"]),
         kl=["k1", "k2", "k3"].index(chosen["kl"]),
         sequence_ratio=chosen.get("ratio") == "sequence",
-        sequence_mean=by_sequence,
+        sequence_mean=chosen["aggregation"] == "sequence_mean",
         low=1 - chosen["clip_low"],
         high=1 + chosen["clip_high"],
         dual=chosen.get("clip_dual", math.inf),
@@ -52,7 +51,6 @@ def settings_of(chosen, num_tokens, num_sequences):
         tau_negative=chosen.get("tau_negative", 1.05),
         kl_coef=chosen.get("kl_coef", 0.0),
         truncation=chosen.get("truncation", 2.0),
-        divisor=chosen.get("divisor", max(1, num_sequences if by_sequence else num_tokens)),
     )
 
 
@@ -62,7 +60,7 @@ def run(library, tensors, chosen):
     given = [name for name in TENSORS if chosen.get(name, name in TENSORS[:3])]
     pointers = {name: tensors[name].data_ptr() for name in given}
     arguments = Input(**pointers, offsets=tensors["offsets"].data_ptr(), num_tokens=tokens, num_sequences=sequences)
-    settings = settings_of(chosen, tokens, sequences)
+    settings = settings_of(chosen)
     library.diva_policy_loss_workspace.restype = ctypes.c_int64
     workspace = torch.full((library.diva_policy_loss_workspace(ctypes.c_int64(tokens)),), math.nan, dtype=torch.float64)
     mean, loss, gradient = (torch.full((count,), math.nan) for count in (sequences, 1, tokens))
@@ -74,7 +72,7 @@ def run(library, tensors, chosen):
 
 def differs(library, sizes, chosen) -> bool:
     tensors = on_cpu.batch(sizes, seed=2, dtype=torch.float32)
-    want = on_cpu.call(on_cpu.policy_loss, tensors, chosen)
+    want = on_cpu.call(on_cpu.policy_loss, tensors, chosen | {"divisor": 1.0})
     pairs = zip(run(library, tensors, chosen), want, strict=True)
     return not all(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE) for a, b in pairs)
 

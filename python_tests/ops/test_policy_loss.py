@@ -266,7 +266,7 @@ def test_is_a_well_behaved_torch_op(sizes, sequence):
     positional = [tensors[name] for name in ("logprob", "old_logprob", "advantage", "offsets")]
     positional[0].requires_grad_()
     extra = [tensors["ref_logprob"], tensors["sampler_logprob"]] if sequence else [None, None]
-    chosen = ("ppo", sequence, 0.2, 0.2, 3.0 if sequence else None, 1.0, 1.05, "k3", 0.1, 2.0, sequence, 11.0)
+    chosen = ("ppo", sequence, 0.2, 0.2, 3.0 if sequence else None, 1.0, 1.05, "k3", 0.1, 2.0, sequence)
     opcheck(torch.ops.diva_engine.policy_loss.default, (*positional, *extra, *chosen))
 
 
