@@ -47,7 +47,8 @@ class AlgorithmConfig:
     disable_kl: bool = setting(True, "leave out the divergence from the starting weights, and the model that it needs")
     use_kl_loss: bool = setting(True, "the divergence is a term of the loss; false: it is taken off the reward")
     kl_penalty: Literal["k1", "k2", "k3"] = setting(
-        "k3", "estimator of the divergence, d = logp_reference - logp: -d, d^2 / 2, or exp(d) - d - 1"
+        "k3",
+        "estimator of the divergence, d = logp_reference - logp: -d, d^2 / 2, exp(d) - d - 1 (EasyR1: low_var_kl)",
     )
     kl_coef: float = setting(0.01, "weight of the divergence", low=0)
 

@@ -128,6 +128,7 @@ RESUMED = {name: choose(name) for name in RECIPES} | {
 @pytest.mark.parametrize("extra", RESUMED.values(), ids=RESUMED)
 def test_two_steps_and_two_more_equal_four(inputs, tmp_path, extra):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
+    extra = [*extra, "data.val_files="]
     run(inputs, whole, *extra, "trainer.save_freq=2")
     run(inputs, parts, *extra, "trainer.max_steps=2")
     run(inputs, parts, *extra, "trainer.load_checkpoint_path=latest")
