@@ -11,4 +11,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     session = getattr(config, "_benchmarksession", None)
     measured = [] if session is None else [b for b in session.benchmarks if b and "contender" in b.extra_info]
     if measured:
-        terminalreporter.write_line(f"every number: {report.publish(measured)}")
+        path = report.publish(measured, timer=str(config.getoption("benchmark_timer")))
+        terminalreporter.write_line(f"every number: {path}")

@@ -69,7 +69,7 @@ def _row(measured: Any, our_median: float | None, copy_bytes_per_second: float) 
 def table_of(rows: Sequence[Row], environment: Mapping[str, Any], copy_bytes_per_second: float) -> Table:
     title = (
         f"{environment['device']}, {environment['threads']} threads, torch {environment['packages'].get('torch')}, "
-        f"copy {copy_bytes_per_second / 1e9:.1f} GB/s"
+        f"{environment['timer']}, copy {copy_bytes_per_second / 1e9:.1f} GB/s"
     )
     table = Table(title=title)
     for heading in ("op", "size", "contender"):
@@ -92,9 +92,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def publish(measured: Sequence[Any]) -> Path:
+def publish(measured: Sequence[Any], timer: str) -> Path:
     """Prints the table and writes every number to bench/results/."""
-    environment, copy = harness.environment(), harness.copy_bytes_per_second()
+    environment, copy = {**harness.environment(), "timer": timer}, harness.copy_bytes_per_second()
     rows = rows_of(measured, copy)
     Console(width=150).print(table_of(rows, environment, copy))
     slug = re.sub(r"\W+", "-", environment["device"]).strip("-").lower()

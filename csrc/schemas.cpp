@@ -2,35 +2,53 @@
 // diva_engine/ops/<op>.py.
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(diva_engine, m) {
-  m.def("group_stats(Tensor values, Tensor offsets) -> (Tensor mean, Tensor std, Tensor min, Tensor max)");
-  m.def(
-      "diva_advantage(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, float k, "
-      "int weight, int rrb, float r_max, bool sample_std, float eps, int balance, Tensor? lengths, int max_length, "
-      "float w_local, float w_global) -> (Tensor advantage, Tensor local, Tensor global_)");
-  m.def(
-      "shared_std_advantage(Tensor rewards, Tensor prompt_offsets, Tensor bin_of_prompt, int num_bins, float eps) -> "
-      "Tensor");
-  m.def(
-      "update_difficulty(Tensor(a!) table, Tensor index, Tensor accuracy, float eta, float low, float high, int rule) "
-      "-> Tensor");
-  m.def(
-      "policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "
-      "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, "
-      "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean) "
-      "-> (Tensor loss, Tensor gradient, Tensor totals)");
-  m.def(
-      "token_logprob(Tensor logits, Tensor targets, float temperature) -> (Tensor logprob, Tensor entropy, "
-      "Tensor log_norm)");
-  m.def(
-      "token_logprob_backward(Tensor logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "
-      "Tensor? logprob_gradient, Tensor? entropy_gradient, float temperature) -> Tensor");
-  m.def(
-      "token_logprob_backward_(Tensor(a!) logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "
-      "Tensor? logprob_gradient, Tensor? entropy_gradient, float temperature) -> ()");
-  m.def(
-      "perturb_images(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, int[] launches, "
-      "int seed, SymInt scratch_bytes, SymInt output_bytes) -> Tensor");
-  m.def("spectral_entropy(Tensor features, Tensor offsets, int? max_patches) -> Tensor");
-  m.def("histogram_entropy(Tensor pixels, Tensor images) -> Tensor");
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace {
+
+constexpr const char* kSchemas[] = {
+    "group_stats(Tensor values, Tensor offsets) -> (Tensor mean, Tensor std, Tensor min, Tensor max)",
+    "diva_advantage(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, float k, "
+    "int weight, int rrb, float r_max, bool sample_std, float eps, int balance, Tensor? lengths, int max_length, "
+    "float w_local, float w_global) -> (Tensor advantage, Tensor local, Tensor global_)",
+    "shared_std_advantage(Tensor rewards, Tensor prompt_offsets, Tensor bin_of_prompt, int num_bins, float eps) -> "
+    "Tensor",
+    "update_difficulty(Tensor(a!) table, Tensor index, Tensor accuracy, float eta, float low, float high, int rule) "
+    "-> Tensor",
+    "policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "
+    "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, "
+    "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean) "
+    "-> (Tensor loss, Tensor gradient, Tensor totals)",
+    "token_logprob(Tensor logits, Tensor targets, float temperature) -> (Tensor logprob, Tensor entropy, "
+    "Tensor log_norm)",
+    "token_logprob_backward(Tensor logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "
+    "Tensor? logprob_gradient, Tensor? entropy_gradient, float temperature) -> Tensor",
+    "token_logprob_backward_(Tensor(a!) logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "
+    "Tensor? logprob_gradient, Tensor? entropy_gradient, float temperature) -> ()",
+    "perturb_images(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, int[] launches, "
+    "int seed, SymInt scratch_bytes, SymInt output_bytes) -> Tensor",
+    "spectral_entropy(Tensor features, Tensor offsets, int? max_patches) -> Tensor",
+    "histogram_entropy(Tensor pixels, Tensor images) -> Tensor",
+};
+
+#ifndef DIVA_WITH_CUDA
+void no_kernels(StableIValue*, uint64_t, uint64_t) {
+  throw std::runtime_error(
+      "this diva_engine was built without its CUDA kernels; install it where nvcc is found: "
+      "DIVA_FORCE_CUDA=1 pip install . (in the source tree)");
 }
+#endif
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(diva_engine, m) {
+  for (const char* schema : kSchemas) m.def(schema);
+}
+
+#ifndef DIVA_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) {
+  for (const std::string schema : kSchemas) m.impl(schema.substr(0, schema.find('(')).c_str(), &no_kernels);
+}
+#endif
