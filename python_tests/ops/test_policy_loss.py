@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+import torch._dynamo.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import opcheck
 
 from diva_engine.ops import PolicyLossMetrics, policy_loss
-from diva_engine.ops.policy_loss import TOTALS, policy_loss_reference
+from diva_engine.ops.policy_loss import policy_loss_reference
 from python_tests.ops import ragged
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
@@ -286,5 +287,13 @@ def test_compiles_without_a_break():
     assert torch.equal(*gradients)
 
 
-def test_totals_are_named_in_order():
-    assert len(TOTALS) == policy_loss(ONE, ONE, ONE, OFFSETS).metrics.totals.numel()
+def test_compiles_once_for_all_sizes_and_divisors():
+    compiles = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(
+        lambda *x, d: policy_loss(*x, divisor=d).loss, fullgraph=True, dynamic=True, backend=compiles
+    )
+    for size in (8, 16, 24):
+        tensors = batch([size, 3], dtype=torch.float32)
+        arguments = [tensors[name] for name in ("logprob", "old_logprob", "advantage", "offsets")]
+        assert torch.equal(compiled(*arguments, d=size + 0.5), policy_loss(*arguments, divisor=size + 0.5).loss)
+    assert compiles.frame_count == 1
