@@ -196,8 +196,8 @@ class ActorConfig:
 class RolloutConfig:
     engine: Literal["native"] = setting("native", "who generates: `native` samples on the policy's own weights")
     n: int = setting(8, "answers sampled a prompt", low=1)
-    temperature: float = setting(1.0, "sampling temperature", low=0)
-    top_p: float = setting(1.0, "nucleus sampling; 1 is off", low=0, high=1)
+    temperature: float = setting(1.0, "sampling temperature; validation is greedy", low=0.01)
+    top_p: float = setting(1.0, "nucleus sampling; 1 is off", low=0.01, high=1)
     max_batch_rows: int = setting(512, "answers decoded side by side", low=1)
 
 

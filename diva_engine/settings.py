@@ -1,8 +1,8 @@
 """Reads, checks and writes the settings that config.py names.
 
 They come from four layers, later ones winning: config.py's defaults, the recipe's own defaults, a YAML file
-(`config=FILE`), and `section.name=value` on the command line. An unknown name, a wrong type or a value out of range is
-a `UserError` that names the setting and the mend.
+(`config=FILE`), and `section.name=value` on the command line, wherever among these words `config=` stands. An unknown
+name, a wrong type or a value out of range is a `UserError` that names the setting and the mend.
 """
 
 from __future__ import annotations
@@ -36,16 +36,21 @@ def load_config(
     """The run's settings from `config=FILE` and `section.name=value` arguments.
 
     Args:
-        arguments: command-line words; a later one wins.
+        arguments: command-line words; of two that set the same, the later wins, and any wins over a file.
         recipe_defaults: from the recipe's name to its own defaults, as {"section.name": value}.
     """
-    given: dict[str, Any] = {}
+    in_files: dict[str, Any] = {}
+    in_words: dict[str, Any] = {}
     for word in arguments:
         name, separator, value = word.partition("=")
         if not separator:
             raise UserError(f"{word!r} is not a setting: write section.name=value, or config=FILE")
         name = SHORTHANDS.get(name, name)
-        given.update(_read_file(value) if name == "config" else {name: _parse(name, value)})
+        if name == "config":
+            in_files.update(_read_file(value))
+        else:
+            in_words[name] = _parse(name, value)
+    given = {**in_files, **in_words}
     recipe = given.get("algorithm.adv_estimator", AlgorithmConfig().adv_estimator)
     return build_config({**recipe_defaults(recipe), **given})
 
@@ -58,7 +63,9 @@ def build_config(values: Mapping[str, Any]) -> Config:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
             raise UserError(f"{name} is not a setting; did you mean {nearest}?")
     checked = {name: _check(name, known[name], value) for name, value in values.items()}
-    return _assemble(Config, "", checked)
+    config = _assemble(Config, "", checked)
+    _refuse_unfit(config)
+    return config
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -122,6 +129,8 @@ def _read_file(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"config={path} cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"config={path} is no text; give the path of a YAML file") from None
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -138,8 +147,14 @@ def _flatten_tree(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, A
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and not _takes_mapping(name):
             yield from _flatten_tree(value, f"{name}.")
+        elif value is None and _is_section(name):
+            continue  # all of its settings are commented out
         else:
             yield SHORTHANDS.get(name, name), value
+
+
+def _is_section(name: str) -> bool:
+    return any(leaf.startswith(f"{name}.") for leaf in _leaves(Config))
 
 
 def _takes_mapping(name: str) -> bool:
@@ -201,6 +216,27 @@ _WANTED = {
     list: "a list like [a, b]",
     dict: "a mapping like {key: value}",
 }
+
+
+def _refuse_unfit(config: Config) -> None:
+    """What no setting can be checked for alone."""
+    betas, difficulty = config.worker.actor.optim.betas, config.difficulty
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"worker.actor.optim.betas={betas} must be two numbers of at least 0 and below 1")
+    if difficulty.low > difficulty.high:
+        raise UserError(f"difficulty.low={difficulty.low:g} is above difficulty.high={difficulty.high:g}")
+    _refuse_template("hint.question_template", config.hint.question_template, ("question", "steps"))
+    _refuse_template("hint.answer_template", config.hint.answer_template, ("steps",))
+
+
+def _refuse_template(name: str, template: str, fields: Sequence[str]) -> None:
+    try:
+        filled = template.format(**{field: f"\0{field}" for field in fields})
+    except (AttributeError, IndexError, KeyError, ValueError):  # other names, or braces that do not match
+        filled = ""
+    if not all(f"\0{field}" in filled for field in fields):
+        places = " and ".join(f"{{{field}}}" for field in fields)
+        raise UserError(f"{name}={template!r} must hold {places}; write every other brace twice")
 
 
 def _reads_as_number(value: Any) -> bool:

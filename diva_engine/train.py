@@ -7,6 +7,7 @@ python -m diva_engine.train --settings    every setting, its default and meaning
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +27,18 @@ from diva_engine.records import Problem, RewardFunction, Sampling, UserError
 from diva_engine.rewards.reward import build_reward
 from diva_engine.rollout.native_engine import NativeEngine
 from diva_engine.settings import describe_settings, load_config, save_config
-from diva_engine.trainer.checkpoint import find_checkpoint, load_trainer_state
+from diva_engine.trainer.checkpoint import (
+    changed_settings,
+    find_checkpoint,
+    load_trainer_state,
+    refuse_later_checkpoints,
+)
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.console import Console
 from diva_engine.trainer.loop import Preparation, Trainer
 from diva_engine.trainer.metrics import MetricsLogger
 from diva_engine.trainer.reference import KlReward
-from diva_engine.trainer.run_dir import find_run_dir
+from diva_engine.trainer.run_dir import find_run_dir, make_run_dir
 from diva_engine.trainer.update import Updater
 from diva_engine.trainer.visual_entropy import VisualEntropy
 
@@ -53,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; trainer.load_checkpoint_path=latest goes on from the last checkpoint (trainer.save_freq)",
+              file=sys.stderr)  # fmt: skip
+        return 130
     return 0
 
 
@@ -66,6 +76,9 @@ def train(config: Config) -> dict[str, Any]:
     checkpoint = None
     if config.trainer.load_checkpoint_path:
         checkpoint = find_checkpoint(config.trainer.load_checkpoint_path, run_dir)
+        refuse_later_checkpoints(checkpoint, run_dir)
+        print("\n".join(changed_settings(checkpoint, config)))
+    make_run_dir(run_dir)
     policy = open_policy(config, checkpoint)
     trainer = build_trainer(config, policy, train_problems, val_problems, run_dir)
     if checkpoint:
@@ -203,10 +216,16 @@ def open_logger(config: Config, run_dir: Path) -> MetricsLogger:
 
 def find_device(name: str) -> str:
     """`auto` is the first GPU where torch sees one, else the CPU."""
+    num_gpus = torch.cuda.device_count()
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+        return "cuda" if num_gpus else "cpu"
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise UserError(f"trainer.device={name} is no device; take auto, cpu, cuda or cuda:N")
+    if name != "cpu" and not num_gpus:
         raise UserError(f"trainer.device={name}, but this torch sees no GPU; take trainer.device=cpu")
+    if int(match[1] or 0) >= max(1, num_gpus):
+        raise UserError(f"trainer.device={name}, but this torch sees {num_gpus} GPUs, counted from 0")
     return name
 
 

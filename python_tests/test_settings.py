@@ -10,13 +10,19 @@ REFUSED = {
     "misspelt name": ("worker.actor.clip_ratio_hihg=1", "did you mean worker.actor.clip_ratio_high?"),
     "name below a setting": ("algorithm.adv_estimator.foo=1", "did you mean algorithm.adv_estimator?"),
     "below the range": ("data.seed=-1", "data.seed=-1 is out of range: it must be at least 0"),
-    "above the range": ("worker.rollout.top_p=2", "it must be at least 0 and at most 1"),
+    "above the range": ("worker.rollout.top_p=2", "it must be at least 0.01 and at most 1"),
     "infinite": ("worker.actor.optim.lr=.inf", "worker.actor.optim.lr=inf is out of range"),
     "fraction for a whole number": ("worker.rollout.n=2.5", "it takes a whole number"),
     "number for a truth value": ("data.shuffle=3", "it takes true or false"),
     "text for a list": ("trainer.logger=console", "it takes a list like [a, b]"),
     "number for a mapping": ("worker.reward.reward_function_kwargs=1", "it takes a mapping"),
     "unknown choice": ("advantage.rrb=foo", "take one of range, threshold, none"),
+    "one beta": ("worker.actor.optim.betas=[0.9]", "must be two numbers of at least 0 and below 1"),
+    "beta out of range": ("worker.actor.optim.betas=[0.9, 1]", "must be two numbers of at least 0 and below 1"),
+    "levels upside down": ("difficulty.low=9.5", "difficulty.low=9.5 is above difficulty.high=9"),
+    "template without steps": ("hint.question_template={question}", "must hold {question} and {steps}"),
+    "template with another name": ("hint.answer_template={steps} {foo}", "must hold {steps}"),
+    "template with an open brace": ("hint.answer_template={steps", "write every other brace twice"),
     "no equals sign": ("train", "write section.name=value"),
     "missing file": ("config=nowhere.yaml", "config=nowhere.yaml cannot be read"),
 }
@@ -39,6 +45,16 @@ def test_later_layers_win(tmp_path):
     assert config.advantage.k == 0.5, "the recipe beats the default"
     assert config.worker.rollout.n == 7, "the command line beats the file"
     assert config.worker.actor.optim.lr == 1e-5
+    config = load_config(["worker.rollout.n=7", "worker.rollout.n=8", f"config={path}"])
+    assert config.worker.rollout.n == 8, "also where the file is named behind it"
+
+
+def test_a_section_with_nothing_in_it_sets_nothing(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("variants:\n  # num: 3\nworker: {actor: }\ndata: {seed: 3}\n")
+    config = load_config([f"config={path}"])
+    assert config.data.seed == 3
+    assert config.variants == Config().variants
 
 
 def test_the_saved_file_reads_back_as_the_same_config(tmp_path):
@@ -54,6 +70,9 @@ def test_a_broken_file_is_named(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         load_config([f"config={path}"])
     assert str(path) in str(error.value)
+    path.write_bytes(b"PAR1\xc0")
+    with pytest.raises(UserError, match="is no text"):
+        load_config([f"config={path}"])
 
 
 def test_every_setting_has_a_meaning_and_its_default_is_valid():

@@ -197,8 +197,11 @@ BAD = {
     "unknown algorithm": (["algorithm=dvia"], "did you mean diva?"),
     "more questions than there are": (["data.rollout_batch_size=99"], "data.rollout_batch_size"),
     "no such device": (["trainer.device=cuda"], "trainer.device=cpu"),
+    "unknown device": (["trainer.device=gpu"], "take auto, cpu, cuda or cuda:N"),
     "no such logger": (["trainer.logger=[flie]"], "did you mean file?"),
     "reward file missing": (["worker.reward.reward_function=nowhere.py:score"], "nowhere.py"),
+    "run folder that cannot be made": (["trainer.save_checkpoint_path=/dev/null/run"], "cannot be made"),
+    "checkpoint that is none": (["trainer.load_checkpoint_path={inputs}"], "it has no trainer.pt"),
     "nothing to resume": (["trainer.load_checkpoint_path=latest"], "holds no checkpoint"),
 }
 
@@ -213,6 +216,7 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs, tmp_path, capsys, extra, 
     assert line.startswith("error: ")
     assert "\n" not in line
     assert message.format(inputs=inputs) in line
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_table_without_answers_and_a_broken_image_are_named(inputs, tmp_path, capsys):
@@ -230,6 +234,38 @@ def test_a_finished_run_is_not_written_over(inputs, tmp_path, capsys):
     run(inputs, tmp_path, "trainer.max_steps=1")
     assert main(settings(inputs, tmp_path, "trainer.max_steps=1")) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+def test_a_resume_names_what_has_changed_and_refuses_what_cannot_be(inputs, tmp_path, capsys):
+    run(inputs, tmp_path / "a", "trainer.max_steps=2", "trainer.save_freq=1")
+    first, last = list_checkpoints(tmp_path / "a")
+    run(inputs, tmp_path / "b", "trainer.max_steps=1")
+
+    def refusal(run_dir, *extra):
+        assert main(settings(inputs, run_dir, *extra)) == 2
+        return capsys.readouterr().err.strip()
+
+    assert "global_step_2 is later than global_step_1" in refusal(
+        tmp_path / "a", f"trainer.load_checkpoint_path={first}"
+    )
+    assert "already holds another run" in refusal(tmp_path / "b", f"trainer.load_checkpoint_path={first}")
+    frozen = ["trainer.load_checkpoint_path=latest", "worker.actor.model.freeze_vision_tower=true"]
+    assert "restore worker.actor.model.freeze_vision_tower" in refusal(tmp_path / "a", *frozen)
+    capsys.readouterr()
+    summary = run(inputs, tmp_path / "a", f"trainer.load_checkpoint_path={last}", "worker.actor.optim.lr=1e-2")
+    assert summary["steps"] == 4
+    text = capsys.readouterr().out
+    assert "changed since global_step_2: worker.actor.optim.lr was 0.001, is 0.01\n" in text
+    assert text.count("changed since") == 1
+
+
+def test_ctrl_c_is_one_line(inputs, tmp_path, capsys, monkeypatch):
+    def interrupted(trainer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diva_engine.train.Trainer.run", interrupted)
+    assert main(settings(inputs, tmp_path)) == 130
+    assert capsys.readouterr().err.startswith("stopped; ")
 
 
 def test_list_and_settings_are_printed(capsys):
@@ -252,3 +288,15 @@ def test_a_prompt_that_breaks_in_mid_run_is_skipped_and_named(inputs, tmp_path):
     (line,) = (run_dir / "skipped_prompts.txt").read_text().splitlines()
     assert line.startswith("step 1: original variant of q0: ")
     assert "damaged.parquet:0" in line
+
+
+def test_a_held_out_question_that_cannot_be_posed_is_named_too(inputs, tmp_path):
+    rows = pq.read_table(inputs / "val.parquet").to_pylist()
+    rows[0]["images"][0]["bytes"] = rows[0]["images"][0]["bytes"][:-2000]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "damaged.parquet")
+    run_dir = tmp_path / "run"
+    run(inputs, run_dir, f"data.val_files={tmp_path / 'damaged.parquet'}", "trainer.max_steps=1")
+    lines = (run_dir / "skipped_prompts.txt").read_text().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["validation 0", "validation 1"]
+    checks = [row for row in rows_of(run_dir) if "val/accuracy" in row]
+    assert [row["val/skipped_prompts"] for row in checks] == [1.0, 1.0]

@@ -71,20 +71,27 @@ class AnswerReward:
         verdicts = [compare(answer, truth) for answer, truth in pairs]
         self._counts["refused"] += verdicts.count("refused")
         open_pairs = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict == "ask"]
-        self._ask_algebra([pair for pair in dict.fromkeys(open_pairs) if pair not in self._remembered])
+        judged = self._ask_algebra(list(dict.fromkeys(open_pairs)))
         return [
-            self._remembered[pair] if verdict == "ask" else verdict == "right"
+            judged[pair] if verdict == "ask" else verdict == "right"
             for pair, verdict in zip(pairs, verdicts, strict=True)
         ]
 
-    def _ask_algebra(self, pairs: Sequence[tuple[str, str]]) -> None:
-        if len(self._remembered) + len(pairs) > MAX_REMEMBERED:
-            self._remembered = {pair: self._remembered[pair] for pair in list(self._remembered)[MAX_REMEMBERED // 2 :]}
+    def _ask_algebra(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+        """Whether the two of each pair are equal. Verdicts are remembered; a pair that ran out of time (it may
+        have stood behind costly ones) is wrong for now and asked again the next time."""
+        judged = {pair: self._remembered[pair] for pair in pairs if pair in self._remembered}
+        pairs = [pair for pair in pairs if pair not in judged]
         tasks = [["equal", read_answer(answer).latex, read_answer(truth).latex] for answer, truth in pairs]
         self._counts["algebra"] += len(tasks)
         for pair, outcome in zip(pairs, self._pool.run(tasks), strict=True):
             self._counts[outcome.failure] += 1
-            self._remembered[pair] = bool(outcome.value)
+            judged[pair] = bool(outcome.value)
+            if outcome.failure not in ("timeout", "died"):
+                self._remembered[pair] = judged[pair]
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered = {pair: self._remembered[pair] for pair in list(self._remembered)[MAX_REMEMBERED // 2 :]}
+        return judged
 
     def _formats(self, responses: Sequence[str]) -> list[bool]:
         if not self._format.needs_worker:

@@ -19,7 +19,7 @@ import torch
 from diva_engine.config import Config
 from diva_engine.policy.model import Policy
 from diva_engine.records import UserError
-from diva_engine.settings import save_config
+from diva_engine.settings import flatten, load_config, save_config
 
 FOLDER = re.compile(r"global_step_(\d+)")
 
@@ -55,11 +55,36 @@ def load_trainer_state(checkpoint: Path) -> dict[str, Any]:
 def find_checkpoint(path: str, run_dir: Path) -> Path:
     """The folder that `trainer.load_checkpoint_path` names; `latest` is the newest below `run_dir`."""
     if path != "latest":
+        if not (Path(path) / "trainer.pt").is_file():
+            raise UserError(f"{path} is no checkpoint: it has no trainer.pt; give a global_step_N folder, or latest")
         return Path(path)
     found = list_checkpoints(run_dir)
     if not found:
         raise UserError(f"trainer.load_checkpoint_path=latest, but {run_dir / 'checkpoints'} holds no checkpoint")
     return found[-1]
+
+
+def refuse_later_checkpoints(checkpoint: Path, run_dir: Path) -> None:
+    """Raises UserError where the run, going on from `checkpoint`, would meet later ones of its own past."""
+    own = list_checkpoints(run_dir)
+    if own and checkpoint.resolve() in [path.resolve() for path in own[:-1]]:
+        raise UserError(
+            f"{own[-1]} is later than {checkpoint.name}: go on from it (trainer.load_checkpoint_path=latest), move it "
+            "away, or give another trainer.experiment_name"
+        )
+
+
+def changed_settings(checkpoint: Path, config: Config) -> list[str]:
+    """One line for each setting, the trainer's own left out, that differs from the checkpoint's."""
+    path = checkpoint / "config.yaml"
+    if not path.is_file():
+        return []
+    before, now = flatten(load_config([f"config={path}"])), flatten(config)
+    return [
+        f"changed since {checkpoint.name}: {name} was {before[name]}, is {value}"
+        for name, value in now.items()
+        if value != before[name] and not name.startswith("trainer.")
+    ]
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:

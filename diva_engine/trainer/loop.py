@@ -103,7 +103,7 @@ class Trainer:
             **credit.metrics,
             **updated,
             "difficulty/mean": level,
-            "step/skipped_prompts": float(self._note_skipped()),
+            "step/skipped_prompts": float(self._note_skipped(self.collector, f"step {step + 1}")),
         }
 
     def _prepare(self, groups: list[ScoredGroup], stopwatch: Stopwatch) -> tuple[list[ScoredGroup], dict[str, float]]:
@@ -115,13 +115,13 @@ class Trainer:
                 metrics |= found
         return groups, metrics
 
-    def _note_skipped(self) -> int:
-        """Writes why prompts of this step could not be posed to skipped_prompts.txt; how many they were."""
-        reasons = list(self.collector.skipped)
-        self.collector.skipped.clear()
+    def _note_skipped(self, collector: Collector, when: str) -> int:
+        """Writes why prompts could not be posed to skipped_prompts.txt; how many they were."""
+        reasons = list(collector.skipped)
+        collector.skipped.clear()
         if reasons:
             with (self.run_dir / "skipped_prompts.txt").open("a", encoding="utf-8") as file:
-                file.writelines(f"step {self.progress.step + 1}: {reason}\n" for reason in reasons)
+                file.writelines(f"{when}: {reason}\n" for reason in reasons)
         return len(reasons)
 
     def _draw_more(self, count: int) -> list[Problem]:
@@ -148,7 +148,9 @@ class Trainer:
             return None
         self.console.phase("held-out accuracy")
         result = validate(self.val_problems, self.greedy, batch_size=self.config.worker.rollout.max_batch_rows)
+        self.collector.reward.take_counters()  # the next step's counts are of its own answers
         metrics = result.metrics(self.config.trainer.val_by)
+        metrics["val/skipped_prompts"] = float(self._note_skipped(self.greedy, f"validation {self.progress.step}"))
         self.logger.log(self.progress.step, metrics)
         self.console.validation(self.progress.step, metrics)
         return result.accuracy

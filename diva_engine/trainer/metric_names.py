@@ -93,6 +93,9 @@ METRICS: dict[str, Metric] = {
     "val/accuracy": Metric("share", "held-out questions answered right, greedily"),
     "val/format": Metric("share", "held-out answers of the demanded form"),
     "val/truncated": Metric("share", "held-out answers cut off at max_response_length"),
+    "val/skipped_prompts": Metric(
+        "prompts", "held-out questions that could not be posed and are in no number; skipped_prompts.txt says why"
+    ),
     "val/response_length": Metric("tokens", "mean length of a held-out answer"),
 }
 

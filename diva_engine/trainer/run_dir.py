@@ -9,7 +9,7 @@ from diva_engine.records import UserError
 
 
 def find_run_dir(config: Config) -> Path:
-    """The run's folder, made where it is new.
+    """The run's folder; `make_run_dir` makes it.
 
     A resumed run goes on in its own folder. A run named by the user must be new; a run without a name gets a free one.
     """
@@ -25,8 +25,16 @@ def find_run_dir(config: Config) -> Path:
             f"{folder} already holds a run: go on with trainer.load_checkpoint_path=latest, "
             f"or give another trainer.experiment_name"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def make_run_dir(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the run's folder {folder} cannot be made ({error.strerror}); give another trainer.save_checkpoint_path"
+        ) from None
 
 
 def holds_run(folder: Path) -> bool:
@@ -36,9 +44,13 @@ def holds_run(folder: Path) -> bool:
 def _resumed(config: Config, folder: Path) -> Path:
     checkpoint = config.trainer.load_checkpoint_path
     named = config.trainer.save_checkpoint_path or config.trainer.experiment_name
-    if checkpoint != "latest" and not named:
-        folder = Path(checkpoint).resolve().parent.parent  # <run>/checkpoints/global_step_N
-    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint == "latest":
+        return folder
+    own = Path(checkpoint).resolve().parent.parent  # <run>/checkpoints/global_step_N
+    if not named:
+        return own
+    if holds_run(folder) and folder.resolve() != own:
+        raise UserError(f"{folder} already holds another run than {checkpoint}; give another trainer.experiment_name")
     return folder
 
 

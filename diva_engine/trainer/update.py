@@ -86,7 +86,14 @@ class Updater:
         return {"optimizer": self.optimizer.state_dict(), "num_updates": self.num_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Raises UserError where the checkpoint trained other parameters."""
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise UserError(
+                f"the checkpoint's optimizer is of other parameters ({error}); restore "
+                "worker.actor.model.freeze_vision_tower or start anew"
+            ) from None
         self.num_updates = state["num_updates"]
 
     def _set_learning_rate(self) -> float:

@@ -12,6 +12,7 @@ import pytest
 from diva_engine.config import RewardConfig
 from diva_engine.records import Problem, UserError
 from diva_engine.rewards.normalization import read_answer
+from diva_engine.rewards.pool import Outcome, WorkerPool
 from diva_engine.rewards.reward import AnswerReward, build_reward
 
 
@@ -80,6 +81,32 @@ def ordinary_pairs(count: int) -> list[tuple[str, str]]:
         lambda: (rf"{rng.randint(2, 99)}\sqrt{{{rng.randint(2, 99)}}}", rf"\sqrt{{{rng.randint(2, 9999)}}}"),
     ]
     return [rng.choice(kinds)() for _ in range(count)]
+
+
+class FailingPool(WorkerPool):
+    """Every task ends as `failure` says, or is right."""
+
+    failure = "timeout"
+
+    def run(self, tasks):
+        return [Outcome(not self.failure, self.failure) for _ in tasks]
+
+
+def test_a_pair_out_of_time_is_asked_again_and_memory_is_bounded(reward: AnswerReward, monkeypatch) -> None:
+    monkeypatch.setattr("diva_engine.rewards.reward.MAX_REMEMBERED", 2)
+    pool = FailingPool(("verifier",))
+    monkeypatch.setattr(reward, "_pool", pool)
+    pairs = [(rf"\boxed{{x^2 + {i}}}", f"{i} + x^2") for i in range(4)]
+
+    def accuracies(chosen):
+        scores = reward([response for response, _ in chosen], [problem(answer) for _, answer in chosen])
+        return [score.accuracy for score in scores]
+
+    assert accuracies(pairs) == [0, 0, 0, 0]
+    pool.failure = ""
+    assert accuracies(pairs) == [1, 1, 1, 1], "a verdict that never came is not remembered"
+    pool.failure = "died"
+    assert accuracies([pairs[3], pairs[0]]) == [1, 0], "the oldest is forgotten, and can still be asked"
 
 
 def test_ordinary_answers_need_no_worker_and_go_by_the_thousand(reward: AnswerReward) -> None:

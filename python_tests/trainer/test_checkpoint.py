@@ -7,7 +7,7 @@ from diva_engine.policy.model import load_policy
 from diva_engine.records import UserError
 from diva_engine.settings import build_config
 from diva_engine.trainer.checkpoint import find_checkpoint, list_checkpoints, load_trainer_state, save_checkpoint
-from diva_engine.trainer.run_dir import find_run_dir
+from diva_engine.trainer.run_dir import find_run_dir, make_run_dir
 from python_tests.models import build_tiny_model
 
 
@@ -56,8 +56,10 @@ def test_unnamed_runs_get_a_free_folder_and_named_ones_must_be_new(tmp_path, mon
     for expected in ("runs/grpo_seed1", "runs/grpo_seed1_2", "runs/grpo_seed1_3"):
         folder = find_run_dir(build_config({}))
         assert str(folder) == expected
+        make_run_dir(folder)
         (folder / "config.yaml").touch()
     named = build_config({"trainer.experiment_name": "mine"})
+    make_run_dir(find_run_dir(named))
     (find_run_dir(named) / "config.yaml").touch()
     with pytest.raises(UserError, match="already holds a run"):
         find_run_dir(named)
