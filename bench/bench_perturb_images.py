@@ -26,7 +26,8 @@ def photograph(side: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 16, 16, generator=generator) * 255
     smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")[0].permute(1, 2, 0)
-    return (smooth + 4 * torch.randn(side, side, 3, generator=generator)).clamp(0, 255).byte()
+    noisy = smooth + 4 * torch.randn(side, side, 3, generator=generator)
+    return noisy.clamp(0, 255).byte().contiguous()
 
 
 def ours(images: list[torch.Tensor], chain: list[ImageOperation]) -> dict[str, Callable[[], Any]]:
