@@ -49,5 +49,5 @@ $(VENV)/.installed: $(NATIVE)
 	$(BIN)/pip install --constraint $(VENV)/constraints.txt --editable '.[test,lint,demo]'
 	touch $@
 
-$(DEMO): $(VENV)/.installed
+$(DEMO): | $(VENV)/.installed
 	$(BIN)/python -m diva_engine.demo build demo_data

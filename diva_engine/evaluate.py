@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from diva_engine.config import Config
-from diva_engine.data.columns import lookup
 from diva_engine.data.dataset import ProblemSet
 from diva_engine.policy.model import Policy
 from diva_engine.records import Sampling, UserError
@@ -42,7 +40,7 @@ from diva_engine.trainer.evaluation import (
     write_report,
 )
 from diva_engine.trainer.progress import progress_over
-from diva_engine.trainer.validate import Validation, validate
+from diva_engine.trainer.validate import Validation, refuse_unknown_column, validate
 
 MAX_ROWS = 40  # values of one column shown on the terminal; --output has them all
 MAX_VALUE_WIDTH = 40
@@ -138,11 +136,7 @@ def check_options(options: argparse.Namespace) -> None:
 def check_data(problems: ProblemSet, options: argparse.Namespace) -> None:
     """Refuses what the data cannot be asked for, before the model is opened."""
     for column in options.by:
-        if column not in ("difficulty", "answer") and all(lookup(p.extra, column) is None for p in problems):
-            known = sorted({"answer", "difficulty"}.union(*(p.extra for p in problems)))
-            nearest = difflib.get_close_matches(column, known, n=1)
-            mend = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-            raise UserError(f"--by {column}: no question of {options.data} has such a column; {mend}")
+        refuse_unknown_column(problems, column, f"--by {column}")
     needs_images = [f"--calibrate {options.calibrate:g}"] * bool(options.calibrate)
     needs_images += ["--without-image"] * options.without_image
     if needs_images and not any(problem.images for problem in problems):

@@ -40,6 +40,7 @@ from diva_engine.trainer.metrics import MetricsLogger
 from diva_engine.trainer.reference import KlReward
 from diva_engine.trainer.run_dir import find_run_dir, make_run_dir
 from diva_engine.trainer.update import Updater
+from diva_engine.trainer.validate import refuse_unknown_column
 from diva_engine.trainer.visual_entropy import VisualEntropy
 
 
@@ -142,7 +143,10 @@ def open_data(config: Config) -> tuple[ProblemSet, Sequence[Problem]]:
     opened = [open_file(files, data) for files in (data.train_files, data.val_files) if files]
     for problems in opened:
         print("\n".join(problems.describe()))
-    return opened[0], opened[1] if data.val_files else []
+    if not data.val_files:
+        return opened[0], []
+    refuse_unknown_column(opened[1], config.trainer.val_by, f"trainer.val_by={config.trainer.val_by}")
+    return opened[0], opened[1]
 
 
 def open_file(files: str, data: DataConfig) -> ProblemSet:

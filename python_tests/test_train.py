@@ -198,6 +198,8 @@ BAD = {
     "more questions than there are": (["data.rollout_batch_size=99"], "data.rollout_batch_size"),
     "no such device": (["trainer.device=cuda"], "trainer.device=cpu"),
     "unknown device": (["trainer.device=gpu"], "take auto, cpu, cuda or cuda:N"),
+    "no such column": (["trainer.val_by=levl"], "did you mean level?"),
+    "font that is none": (["data.font={inputs}/reward.py"], "give a .ttf or .otf file"),
     "no such logger": (["trainer.logger=[flie]"], "did you mean file?"),
     "reward file missing": (["worker.reward.reward_function=nowhere.py:score"], "nowhere.py"),
     "run folder that cannot be made": (["trainer.save_checkpoint_path=/dev/null/run"], "cannot be made"),

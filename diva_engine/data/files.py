@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,7 @@ def _open_file(path: Path, name: str) -> Table:
 def _open_parquet(path: Path, name: str) -> Table:
     import datasets
 
+    _hide_bars_off_terminal()
     try:
         if pyarrow.parquet.read_metadata(path).num_rows == 0:
             raise UserError(f"{name} has no rows")
@@ -86,6 +88,14 @@ def _open_parquet(path: Path, name: str) -> Table:
             f"{name}: its Arrow copy cannot be written to {_cache_folder()} ({_reason(error)}); set HF_DATASETS_CACHE"
         ) from error
     return ArrowTable(dataset, name, path.parent)
+
+
+def _hide_bars_off_terminal() -> None:
+    """In a log file the bars of `datasets` would stand in front of what else is written there."""
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 def _cache_folder() -> str:
@@ -169,6 +179,7 @@ def _open_hub(location: str, split: str, source: str) -> Table:
         raise UserError(f"{source}: no such file or folder; give an existing path or a hub name like owner/dataset")
     import datasets
 
+    _hide_bars_off_terminal()
     split = split or "train"
     try:
         dataset = datasets.load_dataset(location, split=split)

@@ -24,7 +24,7 @@ from diva_engine.data.image_cache import (
 from diva_engine.data.images import ImageSource, image_size, load_image, resize_to_pixels, size_within
 from diva_engine.data.perturb import perturb
 from diva_engine.data.positions import mrope_positions, num_image_tokens
-from diva_engine.data.text_in_image import draw_text_in_image
+from diva_engine.data.text_in_image import SMALLEST_FONT, draw_text_in_image, load_font
 from diva_engine.records import Problem, Processor, Prompt, UserError, Variant
 
 CACHE_BYTES = 256 * 2**20
@@ -67,6 +67,7 @@ class PromptEncoder:
         self._max_pixels = max_pixels or 0
         self._max_prompt_length = max_prompt_length
         self._image_dir = image_dir or None
+        load_font(font_path, SMALLEST_FONT)  # a font that is none is refused now, not when the first text is drawn
         self._font_path = font_path
         self._tokenizing = threading.Lock()
         self._decoded: LruCache[str, Image.Image] = LruCache(cache_bytes, picture_bytes)

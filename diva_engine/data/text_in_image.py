@@ -102,7 +102,7 @@ def load_font(font_path: str, size: int) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(font_path or BUILT_IN_FONT, size)
     except OSError as error:
-        raise UserError(f"the font {font_path} cannot be read ({error}); give a .ttf or .otf file") from error
+        raise UserError(f"data.font={font_path} cannot be read ({error}); give a .ttf or .otf file") from error
 
 
 def refuse_missing_letters(text: str, font_path: str = "") -> None:

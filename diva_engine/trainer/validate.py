@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from diva_engine.algorithm.variants import original
 from diva_engine.data.columns import lookup
-from diva_engine.records import Problem, Request, ScoredGroup
+from diva_engine.records import Problem, Request, ScoredGroup, UserError
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.stopwatch import Stopwatch
 
@@ -96,6 +97,16 @@ def column_value(problem: Problem, column: str) -> str:
         return "-" if problem.difficulty is None else str(round(problem.difficulty))
     value = problem.answer if column == "answer" else lookup(problem.extra, column)
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def refuse_unknown_column(problems: Sequence[Problem], column: str, setting: str) -> None:
+    """Raises UserError where no question has a value in the column that `setting` names."""
+    if column in ("difficulty", "answer") or any(lookup(p.extra, column) is not None for p in problems):
+        return
+    known = sorted({"answer", "difficulty"}.union(*(p.extra for p in problems)))
+    nearest = difflib.get_close_matches(column, known, n=1)
+    mend = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+    raise UserError(f"{setting}: no question has such a column; {mend}")
 
 
 def mean(values: Sequence[float]) -> float:
