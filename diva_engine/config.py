@@ -156,7 +156,9 @@ class RescueConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     model_path: str = setting("", "Hugging Face folder or hub name of the policy")
-    torch_dtype: Literal["float32", "bfloat16"] = setting("float32", "type of the policy's weights")
+    torch_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "type of the policy's weights; of bfloat16 ones the optimizer moves float32 masters"
+    )
     attn_implementation: Literal["sdpa"] = setting("sdpa", "attention kernels of the packed training forward")
     trust_remote_code: bool = setting(False, "run Python code that the model folder brings along")
     freeze_vision_tower: bool = setting(False, "train the language model only")
@@ -177,7 +179,9 @@ class ActorConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     global_batch_size: int = setting(0, "prompts in one optimizer step; 0 takes all prompts of the rollout step", low=0)
     ppo_epochs: int = setting(1, "passes over the rollouts of a step", low=1)
-    micro_batch_tokens: int = setting(16384, "tokens, prompts included, in one forward and backward pass", low=1)
+    micro_batch_tokens: int = setting(
+        16384, "tokens, prompts included, in one forward and backward pass; a longer single answer has its own", low=1
+    )
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", low=0)
     clip_ratio_low: float = setting(0.2, "the ratio is clipped below 1 - this", low=0)
     clip_ratio_high: float = setting(0.2, "the ratio is clipped above 1 + this", low=0)

@@ -120,6 +120,8 @@ RESUMED = {name: choose(name) for name in RECIPES} | {
         "rescue.shared_std=true",
     ],
     "gold in several updates": ["algorithm=gold", "worker.actor.global_batch_size=1"],
+    "bfloat16": ["worker.actor.model.torch_dtype=bfloat16"],
+    "long trees split": ["worker.actor.micro_batch_tokens=40"],
     "hint_grpo, lazy": ["algorithm=hint_grpo", "hint_grpo.ladder=lazy"],
     "kl as reward": [*KL, "algorithm.use_kl_loss=false", "algorithm.kl_penalty=k1"],
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from diva_engine.config import Config
 from diva_engine.policy.forward import answer_logprobs
 from diva_engine.policy.model import Policy
-from diva_engine.policy.packing import plan_micro_batches
+from diva_engine.policy.packing import plan_micro_batches, split_trees
 from diva_engine.records import AnswerTree, ScoredGroup
 
 
@@ -20,12 +20,13 @@ def frozen_logprobs(
     policy: Policy, trees: Sequence[AnswerTree], *, max_tokens: int, temperature: float
 ) -> list[Tensor]:
     """Per tree, the log-probabilities [T] of its trained tokens under the policy as it is now."""
-    found: dict[int, Tensor] = {}
-    for chosen in plan_micro_batches(trees, max_tokens):
-        parts = [trees[i] for i in chosen]
-        logprob, _ = answer_logprobs(policy, parts, temperature=temperature)
-        found.update(zip(chosen, logprob.split([sum(tree.sequence_lengths) for tree in parts]), strict=True))
-    return [found[i] for i in range(len(trees))]
+    parts = split_trees(trees, max_tokens)
+    found = [
+        answer_logprobs(policy, [parts[i] for i in chosen], temperature=temperature)[0]
+        for chosen in plan_micro_batches(parts, max_tokens)
+    ]
+    sizes = [sum(tree.sequence_lengths) for tree in trees]
+    return list(torch.cat(found).split(sizes)) if found else []
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from diva_engine.config import Config
 from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics
 from diva_engine.policy.forward import answer_logprobs
 from diva_engine.policy.model import Policy
-from diva_engine.policy.packing import plan_micro_batches
+from diva_engine.policy.packing import plan_micro_batches, split_trees
 from diva_engine.records import AnswerTree, Credit, ScoredGroup, UserError
+from diva_engine.trainer.master_weights import MasterWeights
 from diva_engine.trainer.reference import frozen_logprobs
 
 
@@ -57,9 +58,9 @@ class Updater:
     ) -> None:
         self.policy, self.loss, self.config, self.reference = policy, loss, config, reference
         optim = config.worker.actor.optim
-        self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
+        self.weights = MasterWeights(p for p in policy.model.parameters() if p.requires_grad)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), weight_decay=optim.weight_decay
+            self.weights.masters, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), weight_decay=optim.weight_decay
         )
         self.learning_rate_factor = learning_rate_factor(config, num_steps)
         self.num_updates = 0
@@ -69,6 +70,7 @@ class Updater:
         actor = self.config.worker.actor
         prompts_per_batch = actor.global_batch_size or max(1, len(groups))
         batches = split_batches(groups, credit, prompts_per_batch, keep_all=self.reference is not None)
+        batches = [with_short_trees(batch, actor.micro_batch_tokens) for batch in batches]
         if self.reference is not None:
             batches = [self._with_reference(batch, self.reference) for batch in batches]
         learning_rate = self._set_learning_rate()
@@ -83,7 +85,8 @@ class Updater:
         return _mean_of(steps) | {"actor/lr": learning_rate, "actor/trained_rollouts": float(trained)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "num_updates": self.num_updates}
+        optimizer, masters = self.optimizer.state_dict(), self.weights.state()
+        return {"optimizer": optimizer, "masters": masters, "num_updates": self.num_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises UserError where the checkpoint trained other parameters."""
@@ -94,6 +97,7 @@ class Updater:
                 f"the checkpoint's optimizer is of other parameters ({error}); restore "
                 "worker.actor.model.freeze_vision_tower or start anew"
             ) from None
+        self.weights.load_state(state["masters"])
         self.num_updates = state["num_updates"]
 
     def _set_learning_rate(self) -> float:
@@ -117,9 +121,10 @@ class Updater:
             gaps.append((tokens.old_logprob - tokens.sampler_logprob).abs())
         if not batch.examples:
             return {"actor/loss": 0.0, "actor/grad_norm": 0.0}
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, actor.max_grad_norm or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.masters, actor.max_grad_norm or math.inf)
         self._refuse_broken(norm)
         self.optimizer.step()
+        self.weights.write_back()
         means = _loss_metrics(metrics, with_sampler=actor.importance_truncation > 0)
         return means | {
             "actor/loss": sum(losses),
@@ -145,6 +150,7 @@ class Updater:
         )
         result = self.loss(tokens, self.config, divisor)
         result.loss.backward()
+        self.weights.take_gradients()
         return result, tokens, entropy.detach()
 
     def _refuse_broken(self, norm: Tensor) -> None:
@@ -187,6 +193,18 @@ def split_batches(
     return batches
 
 
+def with_short_trees(batch: Batch, max_tokens: int) -> Batch:
+    """The batch with trees longer than `max_tokens` split, as far as single answers allow; the trained tokens stay."""
+    return replace(batch, examples=[part for example in batch.examples for part in _split(example, max_tokens)])
+
+
+def _split(example: Example, max_tokens: int) -> list[Example]:
+    trees = split_trees([example.tree], max_tokens)
+    sizes = [sum(tree.sequence_lengths) for tree in trees]
+    advantages, logprobs = example.advantage.split(sizes), example.sampler_logprob.split(sizes)
+    return [Example(*part) for part in zip(trees, advantages, logprobs, strict=True)]
+
+
 def _batch_spans(groups: Sequence[ScoredGroup], prompts_per_batch: int) -> list[range]:
     """Which groups each optimizer step takes: one span at least. A group without rollouts, of which only the prefix is
     trained, goes with the one before it: alone it would have no sampled tokens to be divided by."""
@@ -216,7 +234,7 @@ def make_example(
 
 
 def learning_rate_factor(config: Config, num_steps: int) -> Callable[[int], float]:
-    """Linear warm-up, then constant, linear or cosine decay to 0 at the last step."""
+    """Linear warm-up, then constant, or a linear or cosine decay that would reach 0 in the step after the last."""
     optim = config.worker.actor.optim
 
     def factor(step: int) -> float:

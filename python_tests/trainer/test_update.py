@@ -8,9 +8,11 @@ import torch
 
 from diva_engine.algorithm.losses import clipped_policy_loss
 from diva_engine.policy.model import load_policy
+from diva_engine.policy.packing import row_length
 from diva_engine.records import Credit, Problem, Request, Rollout, Score, ScoredGroup, UserError, Variant
 from diva_engine.settings import build_config
-from diva_engine.trainer.update import Updater, learning_rate_factor, make_example, split_batches
+from diva_engine.trainer.master_weights import MasterWeights
+from diva_engine.trainer.update import Updater, learning_rate_factor, make_example, split_batches, with_short_trees
 from python_tests.models import build_tiny_model
 from python_tests.prompts import make_prompt, random_image
 from python_tests.scored import PROMPT, make_group
@@ -83,14 +85,14 @@ def gradient_after(policy, groups, credit, **settings):
     config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **settings})
     updater = Updater(policy, clipped_policy_loss, config, num_steps=1)
     metrics = updater.update(groups, credit)
-    return torch.cat([p.grad.flatten() for p in updater.parameters if p.grad is not None]), metrics
+    return torch.cat([p.grad.flatten() for p in updater.weights.masters if p.grad is not None]), metrics
 
 
 def test_micro_batches_add_up_to_the_whole(policy, groups):
     credit = credit_of(groups, 1.0, -0.5, 0.25, 0.5, -1.0, 0.75, prefix_weight=[0.0, 2.0])
     whole, metrics = gradient_after(policy, groups, credit)
     cut, metrics_cut = gradient_after(policy, groups, credit, **{"worker.actor.micro_batch_tokens": 1})
-    assert torch.allclose(whole, cut, atol=1e-7)
+    torch.testing.assert_close(whole, cut, rtol=1e-5, atol=5e-7)
     for name in ("actor/loss", "actor/entropy", "actor/ratio", "actor/grad_norm"):
         assert metrics[name] == pytest.approx(metrics_cut[name], rel=1e-5, abs=1e-7), name
 
@@ -131,6 +133,38 @@ def test_a_broken_gradient_stops_before_the_weights_change(policy, groups):
     with pytest.raises(UserError, match="the gradient is nan"):
         updater.update(groups, credit_of(groups, math.nan, *[1.0] * 5))
     assert all(torch.equal(old, new) for old, new in zip(before, policy.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_steps_add_up_in_any_type(dtype):
+    """Ten steps of 1e-6 by AdamW, whose first steps have the size of the learning rate."""
+    weight = torch.nn.Parameter(torch.full((4,), 0.02, dtype=dtype))
+    start = weight.detach().float().clone()
+    weights = MasterWeights([weight])
+    optimizer = torch.optim.AdamW(weights.masters, lr=1e-6, weight_decay=0.0)
+    for _ in range(10):
+        optimizer.zero_grad()
+        for half in (0.25, 0.75):  # two micro-batches
+            (half * weight).sum().backward()
+            weights.take_gradients()
+        assert weights.masters[0].grad.tolist() == [1.0] * 4
+        optimizer.step()
+        weights.write_back()
+    torch.testing.assert_close(start - weights.masters[0].detach(), torch.full((4,), 1e-5), rtol=2e-3, atol=0)
+    assert torch.equal(weight, weights.masters[0].to(dtype))
+
+
+def test_long_trees_are_split_and_no_token_is_lost(groups):
+    credit = credit_of(groups, 1.0, -0.5, 0.25, 0.5, -1.0, 0.75, prefix_weight=[0.0, 2.0])
+    (whole,) = split_batches(groups, credit, prompts_per_batch=2)
+    longest = max(row_length(replace(e.tree, branches=(b,))) for e in whole.examples for b in e.tree.branches)
+    short = with_short_trees(whole, longest)
+    assert len(short.examples) > len(whole.examples) == 2
+    assert all(row_length(example.tree) <= longest for example in short.examples)
+    for field in ("advantage", "sampler_logprob"):
+        joined = [torch.cat([getattr(example, field) for example in batch.examples]) for batch in (whole, short)]
+        torch.testing.assert_close(*joined, rtol=0, atol=0, equal_nan=True)
+    assert (short.num_tokens, short.num_rollouts) == (whole.num_tokens, whole.num_rollouts)
 
 
 SCHEDULES = {
