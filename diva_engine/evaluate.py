@@ -1,6 +1,6 @@
 """Measures a model folder on a file of questions.
 
-    python -m diva_engine.evaluate --model runs/grpo_seed1/checkpoints/global_step_100/policy \
+    python -m diva_engine.evaluate --model runs/grpo_seed1/checkpoints/global_step_60/policy \
         --data demo_data/tiles_test.parquet --by level --without-image --output report.json
 
 Greedy accuracy unless --n asks for several answers; broken down by difficulty and by any column. --without-image asks
