@@ -113,12 +113,7 @@ KL = ["algorithm.disable_kl=false", "algorithm.kl_coef=1"]
 RESUMED = {name: choose(name) for name in RECIPES} | {
     "kl as loss": KL,
     "dapo, many draws": ["algorithm=dapo", "worker.rollout.n=2", "data.rollout_batch_size=1"],
-    "rescue in one stage": [
-        "algorithm=rescue",
-        "rescue.probe=2",
-        "rescue.dead_by=last_visit",
-        "rescue.shared_std=true",
-    ],
+    "rescue in one stage": [*choose("rescue"), "rescue.dead_by=last_visit", "rescue.shared_std=true"],
     "gold in several updates": ["algorithm=gold", "worker.actor.global_batch_size=1"],
     "bfloat16": ["worker.actor.model.torch_dtype=bfloat16"],
     "long trees split": ["worker.actor.micro_batch_tokens=40"],
@@ -249,10 +244,9 @@ def test_a_resume_names_what_has_changed_and_refuses_what_cannot_be(inputs, tmp_
         assert main(settings(inputs, run_dir, *extra)) == 2
         return capsys.readouterr().err.strip()
 
-    assert "global_step_2 is later than global_step_1" in refusal(
-        tmp_path / "a", f"trainer.load_checkpoint_path={first}"
-    )
-    assert "already holds another run" in refusal(tmp_path / "b", f"trainer.load_checkpoint_path={first}")
+    from_first = f"trainer.load_checkpoint_path={first}"
+    assert "global_step_2 is later than global_step_1" in refusal(tmp_path / "a", from_first)
+    assert "already holds another run" in refusal(tmp_path / "b", from_first)
     frozen = ["trainer.load_checkpoint_path=latest", "worker.actor.model.freeze_vision_tower=true"]
     assert "restore worker.actor.model.freeze_vision_tower" in refusal(tmp_path / "a", *frozen)
     capsys.readouterr()
@@ -280,13 +274,18 @@ def test_list_and_settings_are_printed(capsys):
     assert "worker.rollout.n=8" in text
 
 
-def test_a_prompt_that_breaks_in_mid_run_is_skipped_and_named(inputs, tmp_path):
-    """A picture whose header is whole and whose pixels are not passes the check at the start."""
-    rows = pq.read_table(inputs / "train.parquet").to_pylist()
+def damaged(source, folder):
+    """The questions, the first picture's header whole and its pixels not: it passes the check at the start."""
+    rows = pq.read_table(source).to_pylist()
     rows[0]["images"][0]["bytes"] = rows[0]["images"][0]["bytes"][:-2000]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "damaged.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "damaged.parquet")
+    return folder / "damaged.parquet"
+
+
+def test_a_prompt_that_breaks_in_mid_run_is_skipped_and_named(inputs, tmp_path):
     run_dir = tmp_path / "run"
-    words = [f"data.train_files={tmp_path / 'damaged.parquet'}", "data.rollout_batch_size=6", "trainer.max_steps=1"]
+    questions = damaged(inputs / "train.parquet", tmp_path)
+    words = [f"data.train_files={questions}", "data.rollout_batch_size=6", "trainer.max_steps=1"]
     summary = run(inputs, run_dir, *words)
     assert summary["responses"] == 5 * 4
     (line,) = (run_dir / "skipped_prompts.txt").read_text().splitlines()
@@ -295,11 +294,8 @@ def test_a_prompt_that_breaks_in_mid_run_is_skipped_and_named(inputs, tmp_path):
 
 
 def test_a_held_out_question_that_cannot_be_posed_is_named_too(inputs, tmp_path):
-    rows = pq.read_table(inputs / "val.parquet").to_pylist()
-    rows[0]["images"][0]["bytes"] = rows[0]["images"][0]["bytes"][:-2000]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "damaged.parquet")
     run_dir = tmp_path / "run"
-    run(inputs, run_dir, f"data.val_files={tmp_path / 'damaged.parquet'}", "trainer.max_steps=1")
+    run(inputs, run_dir, f"data.val_files={damaged(inputs / 'val.parquet', tmp_path)}", "trainer.max_steps=1")
     lines = (run_dir / "skipped_prompts.txt").read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == ["validation 0", "validation 1"]
     checks = [row for row in rows_of(run_dir) if "val/accuracy" in row]
