@@ -125,7 +125,7 @@ def print_table(outcomes: Sequence[Outcome], target: float) -> None:
         table.add_column(heading, justify="right")
     for algorithm in dict.fromkeys(outcome.algorithm for outcome in outcomes):
         table.add_row(algorithm, *_row([outcome for outcome in outcomes if outcome.algorithm == algorithm]))
-    console = Console(width=180)
+    console = Console(width=200)
     console.print(table)
     for outcome in outcomes:
         levels = ", ".join(f"{name} {value:.0%}" for name, value in outcome.accuracy_by.items())
@@ -134,7 +134,8 @@ def print_table(outcomes: Sequence[Outcome], target: float) -> None:
 
 def _row(runs: Sequence[Outcome]) -> list[str]:
     def share(values: Sequence[float]) -> str:
-        return f"{statistics.median(values):.1%} [{' '.join(f'{value:.1%}' for value in values)}]"
+        every = " ".join(f"{100 * value:.1f}" for value in values)
+        return f"{100 * statistics.median(values):.1f} [{every}]"
 
     return [
         f"{statistics.median(run.responses_per_step for run in runs):g}",
