@@ -27,6 +27,8 @@ SHORTHANDS = {
     "seed": "data.seed",
 }
 
+RECIPE_NAME = "algorithm.adv_estimator"
+
 T = TypeVar("T")
 
 
@@ -50,9 +52,15 @@ def load_config(
             in_files.update(_read_file(value))
         else:
             in_words[name] = _parse(name, value)
-    given = {**in_files, **in_words}
-    recipe = given.get("algorithm.adv_estimator", AlgorithmConfig().adv_estimator)
-    return build_config({**recipe_defaults(recipe), **given})
+    of_files = in_files.get(RECIPE_NAME, AlgorithmConfig().adv_estimator)
+    recipe = in_words.get(RECIPE_NAME, of_files)
+    if recipe != of_files:
+        # A saved file holds every setting: what its own recipe left or preset gives way to the new recipe's presets.
+        untouched = {**flatten(Config()), **recipe_defaults(of_files)}
+        in_files = {
+            name: value for name, value in in_files.items() if name not in untouched or value != untouched[name]
+        }
+    return build_config({**recipe_defaults(recipe), **in_files, **in_words})
 
 
 def build_config(values: Mapping[str, Any]) -> Config:

@@ -71,7 +71,7 @@ def train(config: Config) -> dict[str, Any]:
     """Runs the training that the settings describe and returns its summary."""
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
-    find_recipe(config.algorithm.adv_estimator)
+    find_recipe(config.algorithm.adv_estimator).check(config)
     train_problems, val_problems = open_data(config)
     run_dir = find_run_dir(config)
     checkpoint = None

@@ -87,3 +87,17 @@ def test_text_is_taken_as_it_stands():
     assert config.trainer.experiment_name == "007"
     assert config.data.train_files == "a: b"
     assert config.data.system_prompt == "yes"
+
+
+def test_another_algorithm_brings_its_own_presets_over_a_saved_file(tmp_path):
+    presets = {"grpo": {}, "gspo": {"worker.actor.clip_ratio_low": 3e-4, "worker.actor.loss_avg_mode": "seq"}}.get
+    saved = load_config(["algorithm=gspo", "worker.rollout.n=5", "data.max_prompt_length=77"], presets)
+    save_config(saved, tmp_path / "config.yaml")
+    file = f"config={tmp_path / 'config.yaml'}"
+    assert load_config([file], presets) == saved
+    other = load_config([file, "algorithm=grpo"], presets)
+    assert other.worker.actor.clip_ratio_low == 0.2, "what gspo preset does not outlive it"
+    assert (other.worker.rollout.n, other.data.max_prompt_length) == (5, 77), "what the user chose does"
+    save_config(other, tmp_path / "config.yaml")
+    again = load_config([file, "algorithm=gspo"], presets)
+    assert (again.worker.actor.clip_ratio_low, again.worker.actor.loss_avg_mode) == (3e-4, "seq")

@@ -31,6 +31,7 @@ class PlanContext:
     step: int
     draw_more: Callable[[int], list[Problem]] = no_more_questions  # up to that many questions the step has not met
     metrics: dict[str, float] = field(default_factory=dict)  # written by the plan, logged with the step
+    notes: list[str] = field(default_factory=list)  # written by the plan, each told to the user once a run
 
 
 PlanRun = Generator[list[Request], list[ScoredGroup], list[ScoredGroup]]
@@ -89,6 +90,11 @@ def ask_until_live(problems: Sequence[Problem], context: PlanContext) -> PlanRun
             "dapo/short_of_live_groups": float(max(0, wanted - len(live))),
         }
     )
+    if len(live) < wanted:
+        context.notes.append(
+            f"fewer live groups than wanted after {settings.max_draws} draws or all questions; the step trains on what "
+            "there is. Raise dapo.max_draws, or take questions that are neither solved nor hopeless"
+        )
     return live[:wanted]
 
 

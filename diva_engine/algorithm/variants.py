@@ -84,9 +84,12 @@ def draw_shift(level: int, draw: random.Random) -> int:
 
 
 def usable_steps(problem: Problem) -> tuple[str, ...]:
-    """The steps that may be shown: all, but without a last one that gives the answer away."""
+    """The steps that may be shown: all but the last, which concludes; a single one if it does not name the answer.
+
+    The last step is held back even where the answer's own words are not in it: 1/2 may stand there as "a half".
+    """
     steps = problem.steps
-    if steps and _mentions(steps[-1], problem.answer):
+    if len(steps) > 1 or (steps and _mentions(steps[0], problem.answer)):
         return steps[:-1]
     return steps
 

@@ -59,6 +59,7 @@ class Console:
         self._phase_began = time.monotonic()
         self._rows: deque[tuple[int, list[str]]] = deque(maxlen=RECENT_ROWS)
         self._held_out = ""
+        self._noted: set[str] = set()
         self._ends: deque[tuple[int, float]] = deque([(0, time.monotonic())], maxlen=ETA_STEPS + 1)
         self._has_stepped = False
         self._live: Live | None = None
@@ -85,6 +86,12 @@ class Console:
             self._refresh()
         elif self._is_shown:
             self._print(f"{name} ...")
+
+    def note(self, line: str) -> None:
+        """Something that the user should know, printed once a run."""
+        if self._is_shown and line not in self._noted:
+            self._noted.add(line)
+            self._print(f"note: {line}")
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Held-out numbers after a step."""

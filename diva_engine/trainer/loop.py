@@ -86,6 +86,8 @@ class Trainer:
         level = self.ledger.mean_difficulty(problems)
         context = PlanContext(self.config, self.ledger, step, self._draw_more)
         collected = self.collector.collect(self.recipe.plan(problems, context), step, stopwatch)
+        for note in context.notes:
+            self.console.note(note)
         trained, prepared = self._prepare(collected.trained, stopwatch)
         with stopwatch.phase("credit"):
             credit = self.recipe.credit(trained, self.config)
@@ -122,6 +124,7 @@ class Trainer:
         if reasons:
             with (self.run_dir / "skipped_prompts.txt").open("a", encoding="utf-8") as file:
                 file.writelines(f"{when}: {reason}\n" for reason in reasons)
+            self.console.note(f"prompts that cannot be posed are left out; {self.run_dir}/skipped_prompts.txt says why")
         return len(reasons)
 
     def _draw_more(self, count: int) -> list[Problem]:

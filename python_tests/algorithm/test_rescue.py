@@ -8,9 +8,9 @@ import torch
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.hint_control import HintState
-from diva_engine.algorithm.recipes import recipe_defaults
+from diva_engine.algorithm.recipes import find_recipe, recipe_defaults
 from diva_engine.algorithm.rescue_stages import even_shares
-from diva_engine.records import Problem
+from diva_engine.records import Problem, UserError
 from diva_engine.settings import build_config
 from python_tests.algorithm.plan_run import PlanRun
 
@@ -251,3 +251,15 @@ def test_no_step_costs_more_than_its_budget(seed, dead_by):
         assert credit.prefix_weight.isfinite().all()
         assert (credit.prefix_weight >= 0).all()
         ledger.observe(run.groups, step)
+
+
+NOTHING_TO_DO = {
+    "no rollouts left after the probe": ("rescue", {"worker.rollout.n": 4}, r"worker.rollout.n=4 leaves nothing"),
+    "no beginning to teach": ("gold", {"hint.inject": "question"}, "needs hint.inject=answer"),
+}
+
+
+@pytest.mark.parametrize(("name", "values", "message"), NOTHING_TO_DO.values(), ids=NOTHING_TO_DO)
+def test_settings_that_leave_nothing_to_do_are_refused(name, values, message):
+    with pytest.raises(UserError, match=message):
+        find_recipe(name).check(build_config({**recipe_defaults(name), **values}))

@@ -16,7 +16,7 @@ from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.algorithm.rescue_stages import most_steps
 from diva_engine.algorithm.variants import hinted
 from diva_engine.config import Config
-from diva_engine.records import Credit, Problem, Request, ScoredGroup
+from diva_engine.records import Credit, Problem, Request, ScoredGroup, UserError
 
 
 def plan(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
@@ -34,10 +34,16 @@ def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
     return Credit(grpo.credit(groups, config).advantage, weights)
 
 
+def check(config: Config) -> None:
+    if config.hint.inject != "answer":
+        raise UserError("gold teaches the beginning of the answer; it needs hint.inject=answer")
+
+
 RECIPE = Recipe(
     summary="Gold: GRPO, and dead questions' steps taught without generating anew; reads reference steps",
     plan=plan,
     credit=credit,
+    check=check,
     loss=clipped_policy_loss,
     defaults={"difficulty.accuracy_over": "originals", "hint.inject": "answer"},
 )

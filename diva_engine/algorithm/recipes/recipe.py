@@ -18,6 +18,10 @@ def never(config: Config) -> bool:
     return False
 
 
+def accept(config: Config) -> None:
+    """Any settings will do."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """An algorithm: what to ask, how rollouts are credited, what loss is minimised, and the settings it presets."""
@@ -27,4 +31,5 @@ class Recipe:
     credit: CreditRule
     loss: Loss
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Config], None] = accept  # raises UserError where settings leave the recipe nothing to do
     needs_visual_entropy: Callable[[Config], bool] = never  # whether the credit reads ScoredGroup.visual_entropy

@@ -17,7 +17,7 @@ from diva_engine.algorithm.prefix_credit import measured_gains, prefix_weights
 from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.algorithm.rescue_stages import observe_hints, one_stage_requests, probe_requests, rescue_requests
 from diva_engine.config import Config
-from diva_engine.records import Credit, Problem, ScoredGroup
+from diva_engine.records import Credit, Problem, ScoredGroup, UserError
 
 
 def plan(problems: Sequence[Problem], context: PlanContext) -> PlanRun:
@@ -48,10 +48,19 @@ def needs_visual_entropy(config: Config) -> bool:
     return config.rescue.shared_std and config.durian.w_perceptual > 0
 
 
+def check(config: Config) -> None:
+    if config.worker.rollout.n <= config.rescue.probe:
+        raise UserError(
+            f"worker.rollout.n={config.worker.rollout.n} leaves nothing to rescue with after rescue.probe="
+            f"{config.rescue.probe}; raise the one or lower the other"
+        )
+
+
 RECIPE = Recipe(
     summary="Rescue: dead questions' answers begun with steps, what that gains credited to them; reads reference steps",
     plan=plan,
     credit=credit,
+    check=check,
     loss=clipped_policy_loss,
     defaults={"difficulty.accuracy_over": "originals", "hint.inject": "answer"},
     needs_visual_entropy=needs_visual_entropy,
