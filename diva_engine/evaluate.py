@@ -28,7 +28,7 @@ from diva_engine.policy.model import Policy
 from diva_engine.records import Sampling, UserError
 from diva_engine.rollout.calibrated_engine import CalibratedEngine
 from diva_engine.rollout.calibration import check_gamma
-from diva_engine.settings import load_config
+from diva_engine.settings import flatten, load_config
 from diva_engine.train import build_collector, build_encoder, open_file, open_policy
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.evaluation import (
@@ -42,6 +42,14 @@ from diva_engine.trainer.evaluation import (
 from diva_engine.trainer.progress import progress_over
 from diva_engine.trainer.validate import Validation, refuse_unknown_column, validate
 
+ASKED_AS_TRAINED = (
+    "data.format_prompt",
+    "data.system_prompt",
+    "data.min_pixels",
+    "data.max_pixels",
+    "data.max_prompt_length",
+    "data.max_response_length",
+)
 MAX_ROWS = 40  # values of one column shown on the terminal; --output has them all
 MAX_VALUE_WIDTH = 40
 FILE_WIDTH = 200  # where the output is no terminal
@@ -95,10 +103,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def settings_of_checkpoint(model: Path) -> list[str]:
+    """How a checkpoint's `policy` folder was asked in training, as settings; nothing for another model folder."""
+    file = model.parent / "config.yaml"
+    if model.name != "policy" or not file.is_file():
+        return []
+    trained, defaults = flatten(load_config([f"config={file}"])), flatten(Config())
+    return [f"{name}={trained[name]}" for name in ASKED_AS_TRAINED if trained[name] != defaults[name]]
+
+
 def evaluate(options: argparse.Namespace) -> Evaluation:
     """Asks every question of the file `--n` times, and as often again without its image if that is wanted."""
     check_options(options)
-    config = load_config([f"model={options.model}", f"seed={options.seed}", *options.settings])
+    asked_as_trained = settings_of_checkpoint(Path(options.model))
+    if asked_as_trained:
+        print("as the checkpoint was trained:", *asked_as_trained)
+    config = load_config([f"model={options.model}", f"seed={options.seed}", *asked_as_trained, *options.settings])
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
     problems = open_file(options.data, config.data)

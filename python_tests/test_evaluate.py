@@ -6,8 +6,9 @@ import re
 import pytest
 from PIL import Image
 
-from diva_engine.evaluate import main
+from diva_engine.evaluate import main, settings_of_checkpoint
 from diva_engine.policy.model import load_policy
+from diva_engine.settings import load_config, save_config
 from python_tests.models import build_tiny_model
 from python_tests.prompts import random_image
 from python_tests.questions import EVEN_LENGTH_REWARD, write_questions
@@ -148,3 +149,11 @@ def test_a_text_model_is_measured_too(tmp_path):
     assert load_policy(tmp_path / "model").processor.image_processor is None
     arguments = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data.jsonl")]
     assert main([*arguments, "data.max_response_length=4"]) == 0
+
+
+def test_a_checkpoint_is_asked_as_it_was_trained(tmp_path):
+    (tmp_path / "policy").mkdir()
+    save_config(load_config(["data.max_response_length=9", "data.system_prompt=Think."]), tmp_path / "config.yaml")
+    expected = ["data.system_prompt=Think.", "data.max_response_length=9"]
+    assert settings_of_checkpoint(tmp_path / "policy") == expected
+    assert settings_of_checkpoint(tmp_path) == [], "another folder says nothing"

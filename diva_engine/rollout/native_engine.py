@@ -46,7 +46,7 @@ class NativeEngine:
         if model.config.model_type not in SUPPORTED_MODEL_TYPES:
             raise UserError(
                 f"rollout.engine=native does not know the decoder of model type {model.config.model_type!r} "
-                f"(it knows {', '.join(SUPPORTED_MODEL_TYPES)}); use another engine"
+                f"(it knows {', '.join(SUPPORTED_MODEL_TYPES)}); take a model of one of these"
             )
         self.policy_version = 0
         self._model = model

@@ -31,6 +31,7 @@ METRICS: dict[str, Metric] = {
     "accuracy/text_in_image": Metric("share", "right rollouts of prompts whose question is drawn into the image"),
     "groups/dead": Metric("share", "groups without a single right rollout: they teach a group-relative method nothing"),
     "groups/solved": Metric("share", "groups with right rollouts only: nothing is left to learn from them"),
+    "originals/dead": Metric("share", "questions, asked as they stand, without a single right rollout"),
     "questions/utilisation": Metric("share", "questions whose rewards are not all equal: data utilisation"),
     "difficulty/mean": Metric("level", "mean difficulty (1 easy to 9 hard) of the step's questions, before the update"),
     "response/length": Metric("tokens", "mean length of a sampled answer"),

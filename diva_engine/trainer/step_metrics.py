@@ -19,6 +19,7 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "reward/format": mean([score.format for score in scores]),
         "groups/dead": mean([group.mean_accuracy == 0 for group in groups]),
         "groups/solved": mean([group.mean_accuracy == 1 for group in groups]),
+        "originals/dead": mean([group.mean_accuracy == 0 for group in groups if group.variant.index == 0]),
         "questions/utilisation": data_utilisation(groups),
         "response/length": mean([len(rollout.token_ids) for rollout in rollouts]),
         "response/truncated": mean([rollout.finish_reason == "length" for rollout in rollouts]),

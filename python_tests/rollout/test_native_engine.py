@@ -176,5 +176,7 @@ def test_the_model_is_left_in_the_mode_it_was_in() -> None:
 def test_a_model_whose_decoder_is_unknown_is_refused() -> None:
     policy = load_policy(tiny_policy("qwen2").folder)
     policy.model.config.model_type = "mamba"
-    with pytest.raises(UserError, match=r"does not know the decoder of model type 'mamba'.*use another engine"):
+    with pytest.raises(
+        UserError, match=r"does not know the decoder of model type 'mamba'.*take a model of one of these"
+    ):
         NativeEngine(policy.model, policy.processor)
