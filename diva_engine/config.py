@@ -44,6 +44,9 @@ class DataConfig:
 @dataclass(frozen=True)
 class AlgorithmConfig:
     adv_estimator: str = setting("grpo", "name of the recipe; `python -m diva_engine.train --list` prints them")
+    preset: Literal["paper", "authors"] = setting(
+        "paper", "what the recipe presets: its paper's settings, or those of the authors' code where it differs (diva)"
+    )
     disable_kl: bool = setting(True, "leave out the divergence from the starting weights, and the model that it needs")
     use_kl_loss: bool = setting(True, "the divergence is a term of the loss; false: it is taken off the reward")
     kl_penalty: Literal["k1", "k2", "k3"] = setting(

@@ -23,23 +23,24 @@ from diva_engine.records import UserError
 
 SHORTHANDS = {
     "algorithm": "algorithm.adv_estimator",
+    "preset": "algorithm.preset",
     "model": "worker.actor.model.model_path",
     "seed": "data.seed",
 }
 
-RECIPE_NAME = "algorithm.adv_estimator"
+RECIPE_NAME, PRESET_NAME = "algorithm.adv_estimator", "algorithm.preset"
 
 T = TypeVar("T")
 
 
 def load_config(
-    arguments: Sequence[str], recipe_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {}
+    arguments: Sequence[str], recipe_defaults: Callable[[str, str], Mapping[str, Any]] = lambda name, preset: {}
 ) -> Config:
     """The run's settings from `config=FILE` and `section.name=value` arguments.
 
     Args:
         arguments: command-line words; of two that set the same, the later wins, and any wins over a file.
-        recipe_defaults: from the recipe's name to its own defaults, as {"section.name": value}.
+        recipe_defaults: from the recipe's name and the preset to its own defaults, as {"section.name": value}.
     """
     in_files: dict[str, Any] = {}
     in_words: dict[str, Any] = {}
@@ -52,15 +53,28 @@ def load_config(
             in_files.update(_read_file(value))
         else:
             in_words[name] = _parse(name, value)
-    of_files = in_files.get(RECIPE_NAME, AlgorithmConfig().adv_estimator)
-    recipe = in_words.get(RECIPE_NAME, of_files)
-    if recipe != of_files:
+    return build_config(_with_presets(in_files, in_words, recipe_defaults))
+
+
+def _with_presets(
+    in_files: Mapping[str, Any],
+    in_words: Mapping[str, Any],
+    recipe_defaults: Callable[[str, str], Mapping[str, Any]],
+) -> dict[str, Any]:
+    default = AlgorithmConfig()
+    of_files = (
+        in_files.get(RECIPE_NAME, in_words.get(RECIPE_NAME, default.adv_estimator)),
+        in_files.get(PRESET_NAME, default.preset),
+    )
+    recipe = in_words.get(RECIPE_NAME, of_files[0])
+    preset = in_words.get(PRESET_NAME, of_files[1] if recipe == of_files[0] else default.preset)
+    if (recipe, preset) != of_files:
         # A saved file holds every setting: what its own recipe left or preset gives way to the new recipe's presets.
-        untouched = {**flatten(Config()), **recipe_defaults(of_files)}
+        untouched = {**flatten(Config()), **recipe_defaults(*of_files)}
         in_files = {
             name: value for name, value in in_files.items() if name not in untouched or value != untouched[name]
         }
-    return build_config({**recipe_defaults(recipe), **in_files, **in_words})
+    return {**recipe_defaults(recipe, preset), **in_files, **in_words, PRESET_NAME: preset}
 
 
 def build_config(values: Mapping[str, Any]) -> Config:

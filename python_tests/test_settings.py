@@ -2,6 +2,7 @@
 
 import pytest
 
+from diva_engine.algorithm.recipes import recipe_defaults
 from diva_engine.config import Config
 from diva_engine.records import UserError
 from diva_engine.settings import build_config, describe_settings, flatten, load_config, save_config
@@ -39,7 +40,8 @@ def test_a_bad_setting_is_refused_by_name(word, message):
 def test_later_layers_win(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("variants: {num: 3}\nworker: {rollout: {n: 6}, actor: {optim: {lr: 1e-5}}}\nalgorithm: diva\n")
-    config = load_config([f"config={path}", "worker.rollout.n=7"], lambda name: {"variants.num": 1, "advantage.k": 0.5})
+    presets = {"variants.num": 1, "advantage.k": 0.5}
+    config = load_config([f"config={path}", "worker.rollout.n=7"], lambda name, preset: presets)
     assert config.algorithm.adv_estimator == "diva"
     assert config.variants.num == 3, "the file beats the recipe"
     assert config.advantage.k == 0.5, "the recipe beats the default"
@@ -90,7 +92,9 @@ def test_text_is_taken_as_it_stands():
 
 
 def test_another_algorithm_brings_its_own_presets_over_a_saved_file(tmp_path):
-    presets = {"grpo": {}, "gspo": {"worker.actor.clip_ratio_low": 3e-4, "worker.actor.loss_avg_mode": "seq"}}.get
+    def presets(name, preset):
+        return {} if name == "grpo" else {"worker.actor.clip_ratio_low": 3e-4, "worker.actor.loss_avg_mode": "seq"}
+
     saved = load_config(["algorithm=gspo", "worker.rollout.n=5", "data.max_prompt_length=77"], presets)
     save_config(saved, tmp_path / "config.yaml")
     file = f"config={tmp_path / 'config.yaml'}"
@@ -101,3 +105,38 @@ def test_another_algorithm_brings_its_own_presets_over_a_saved_file(tmp_path):
     save_config(other, tmp_path / "config.yaml")
     again = load_config([file, "algorithm=gspo"], presets)
     assert (again.worker.actor.clip_ratio_low, again.worker.actor.loss_avg_mode) == (3e-4, "seq")
+
+
+def test_a_preset_chooses_the_recipes_defaults_and_settings_beat_it():
+    config = load_config(["algorithm=diva", "preset=authors", "difficulty.rule=continuous"], recipe_defaults)
+    assert (config.advantage.rrb, config.advantage.balance) == ("threshold", "padded_tokens")
+    assert config.difficulty.rule == "continuous"
+    assert config.variants.num == 1, "what the two have in common"
+    assert load_config(["algorithm=diva", "preset=paper"], recipe_defaults) == load_config(
+        ["algorithm=diva"], recipe_defaults
+    )
+    for words, message in (
+        (["algorithm=grpo", "preset=authors"], "preset=authors is not known for algorithm=grpo, only for diva"),
+        (["algorithm=diva", "preset=foo"], "preset=foo is none; take one of paper, authors"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_config(words, recipe_defaults)
+
+
+def test_a_preset_and_its_settings_do_not_outlive_a_change_over_a_saved_file(tmp_path):
+    saved = load_config(["algorithm=diva", "preset=authors", "advantage.k=0.3"], recipe_defaults)
+    save_config(saved, tmp_path / "config.yaml")
+    file = f"config={tmp_path / 'config.yaml'}"
+    assert load_config([file], recipe_defaults) == saved
+    assert load_config([file, "preset=paper"], recipe_defaults) == load_config(
+        ["algorithm=diva", "advantage.k=0.3"], recipe_defaults
+    )
+    other = load_config([file, "algorithm=grpo"], recipe_defaults)
+    assert (other.algorithm.preset, other.advantage.rrb, other.advantage.k) == ("paper", "none", 0.3)
+
+
+def test_a_file_may_name_the_preset_and_the_command_line_the_recipe(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("preset: authors\nadvantage: {rrb: none}\n")
+    config = load_config([f"config={path}", "algorithm=diva"], recipe_defaults)
+    assert (config.algorithm.preset, config.difficulty.rule, config.advantage.rrb) == ("authors", "steps", "none")

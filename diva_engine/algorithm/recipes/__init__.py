@@ -48,6 +48,14 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def recipe_defaults(name: str) -> Mapping[str, Any]:
-    """The settings that a recipe presets, as {"section.name": value}."""
-    return find_recipe(name).defaults
+def recipe_defaults(name: str, preset: str = "paper") -> Mapping[str, Any]:
+    """The settings that a recipe presets, as {"section.name": value}: its paper's, or those of its authors' code."""
+    recipe = find_recipe(name)
+    if preset == "paper":
+        return recipe.defaults
+    if preset != "authors":
+        raise UserError(f"preset={preset} is none; take one of paper, authors")
+    if not recipe.authors_defaults:
+        having = ", ".join(other for other, known in RECIPES.items() if known.authors_defaults)
+        raise UserError(f"preset=authors is not known for algorithm={name}, only for {having}; leave it out")
+    return {**recipe.defaults, **recipe.authors_defaults}

@@ -49,4 +49,9 @@ RECIPE = Recipe(
     credit=credit,
     loss=clipped_policy_loss,
     defaults={"variants.num": 1, "advantage.rrb": "range"},
+    authors_defaults={
+        "difficulty.rule": "steps",
+        "advantage.rrb": "threshold",
+        "advantage.balance": "padded_tokens",
+    },
 )

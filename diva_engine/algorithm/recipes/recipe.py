@@ -31,5 +31,6 @@ class Recipe:
     credit: CreditRule
     loss: Loss
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    authors_defaults: Mapping[str, Any] = field(default_factory=dict)  # on top: what the authors' code does otherwise
     check: Callable[[Config], None] = accept  # raises UserError where settings leave the recipe nothing to do
     needs_visual_entropy: Callable[[Config], bool] = never  # whether the credit reads ScoredGroup.visual_entropy
