@@ -62,7 +62,7 @@ class DifficultyLedger:
         if not accuracies:
             return
         problems = {group.variant.problem.id: group.variant.problem for group in groups}
-        rows = torch.tensor([self._row_of(problems[id]) for id in accuracies])
+        rows = torch.tensor(self._rows_of([problems[id] for id in accuracies]))
         accuracy = torch.tensor(list(accuracies.values()))
         settings = self.settings
         ops.update_difficulty(
@@ -131,12 +131,17 @@ class DifficultyLedger:
         return min(max(level, self.settings.low), self.settings.high)
 
     def _row_of(self, problem: Problem) -> int:
-        if problem.id not in self._row:
-            self._row[problem.id] = len(self._row)
+        return self._rows_of([problem])[0]
+
+    def _rows_of(self, problems: Sequence[Problem]) -> list[int]:
+        """The problems' rows; those never met get new ones, all at once, for each growth copies the columns."""
+        new = {problem.id: problem for problem in problems if problem.id not in self._row}
+        if new:
+            self._row.update(zip(new, range(len(self._row), len(self._row) + len(new)), strict=True))
             for name, blank in COLUMNS.items():
-                value = self._initial(problem) if name == "difficulty" else blank
-                setattr(self, name, torch.cat([getattr(self, name), torch.tensor([value])]))
-        return self._row[problem.id]
+                values = [self._initial(p) if name == "difficulty" else blank for p in new.values()]
+                setattr(self, name, torch.cat([getattr(self, name), torch.tensor(values)]))
+        return [self._row[problem.id] for problem in problems]
 
 
 def accuracy_by_question(groups: Sequence[ScoredGroup], over: str = "all") -> dict[str, float]:
