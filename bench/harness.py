@@ -26,7 +26,7 @@ OURS = "diva_engine"
 # One call on a GPU is too short to wait for: this many are launched, then the device is waited for.
 CUDA_CALLS = 50
 PACKAGES = ("diva-engine", "torch", "numpy", "pillow", "opencv-python-headless", "torchvision", "kornia")
-PACKAGES += ("liger-kernel", "trl", "verl", "cupy-cuda13x", "transformers", "triton")
+PACKAGES += ("liger-kernel", "verl", "cupy-cuda13x", "transformers", "triton")
 
 Cases = Callable[[str], Iterator["Case"]]
 
@@ -119,6 +119,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 def environment() -> dict[str, Any]:
     """Device, versions and commit: what a number means nothing without."""
+    versions = {name: _version(name) for name in PACKAGES}
     return {
         "device": torch.cuda.get_device_name() if device() == "cuda" else _cpu_name(),
         "threads": torch.get_num_threads(),
@@ -126,7 +127,8 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cuda": torch.version.cuda,
         "commit": _commit(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "packages": {name: version for name, version in versions.items() if version is not None},
+        "not_installed": [name for name, version in versions.items() if version is None],
     }
 
 

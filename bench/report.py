@@ -96,7 +96,10 @@ def publish(measured: Sequence[Any], timer: str) -> Path:
     """Prints the table and writes every number to bench/results/."""
     environment, copy = {**harness.environment(), "timer": timer}, harness.copy_bytes_per_second()
     rows = rows_of(measured, copy)
-    Console(width=150).print(table_of(rows, environment, copy))
+    console = Console(width=150)
+    console.print(table_of(rows, environment, copy))
+    if environment["not_installed"]:
+        console.print(f"not installed, so not among the contenders: {', '.join(environment['not_installed'])}")
     slug = re.sub(r"\W+", "-", environment["device"]).strip("-").lower()
     ops = "-".join(dict.fromkeys(row.op for row in rows))
     path = RESULTS / f"{slug}-{ops if len(ops) < 60 else 'all'}.json"
