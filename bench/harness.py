@@ -25,8 +25,8 @@ import torch
 OURS = "diva_engine"
 # One call on a GPU is too short to wait for: this many are launched, then the device is waited for.
 CUDA_CALLS = 50
-PACKAGES = ("diva-engine", "torch", "numpy", "pillow", "opencv-python-headless", "torchvision", "kornia")
-PACKAGES += ("liger-kernel", "verl", "cupy-cuda13x", "transformers", "triton")
+PEERS = ("pillow", "opencv-python-headless", "torchvision", "kornia", "liger-kernel", "verl", "cupy-cuda13x")
+PACKAGES = ("diva-engine", "torch", "numpy", "transformers", "triton", *PEERS)
 
 Cases = Callable[[str], Iterator["Case"]]
 
@@ -128,7 +128,7 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "commit": _commit(),
         "packages": {name: version for name, version in versions.items() if version is not None},
-        "not_installed": [name for name, version in versions.items() if version is None],
+        "not_installed": [name for name in PEERS if versions[name] is None],
     }
 
 
