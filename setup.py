@@ -20,6 +20,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MINIMUM_TORCH = (2, 10)
@@ -170,6 +171,20 @@ class CMakeBuild(build_ext):
         return arguments + pybind11_arguments()
 
 
+class BuildWithKernelSources(build_py):
+    """Puts what the kernels are made of into the wheel, for the extra cuda-jit, which compiles them at run time."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for pattern in ("*.h", "*.cuh", "*.cu"):
+            for source in sorted((ROOT / "csrc").rglob(pattern)):
+                destination = Path(self.build_lib) / "diva_engine" / "_csrc" / source.relative_to(ROOT / "csrc")
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, destination)
+
+
 def pybind11_arguments() -> list[str]:
     """Where CMake finds pybind11; without the package it takes the headers that torch ships."""
     spec = importlib.util.find_spec("pybind11")
@@ -179,7 +194,7 @@ def pybind11_arguments() -> list[str]:
 
 
 setup(
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": BuildWithKernelSources},
     ext_modules=[
         CMakeExtension("diva_engine._ops", "_ops", any_python=True),
         CMakeExtension("diva_engine._C", "_C", any_python=False),

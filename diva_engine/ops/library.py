@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from diva_engine.ops import cuda_jit
+
 LIBRARY = Path(__file__).resolve().parent.parent / "_ops.abi3.so"
 
 
@@ -29,3 +31,5 @@ def refuse_gradient(op: str, **tensors: torch.Tensor) -> None:
 
 
 load_library()
+# Held here because torch takes the ops back when it is gone.
+COMPILED_AT_RUN_TIME = cuda_jit.register() if cuda_jit.is_wanted() else None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import registers
+from diva_engine.ops import cuda_jit, run_time_compiler
 
 pytestmark = pytest.mark.slow
 
@@ -65,3 +66,26 @@ def test_a_fault_is_told(tmp_path):
     broken = tmp_path / "broken.cu"
     broken.write_text("__global__ void kernel() { unknown(); }")
     assert "unknown" in compile_at_run_time(broken, 90)
+
+
+RUN_TIME_KERNELS = (
+    cuda_jit.GROUP_STATS,
+    cuda_jit.UPDATE_DIFFICULTY,
+    cuda_jit.DIVA_ADVANTAGE,
+    cuda_jit.SHARED_STD_ADVANTAGE,
+)
+
+
+@pytest.mark.parametrize("kernel", RUN_TIME_KERNELS, ids=lambda kernel: kernel.op)
+@pytest.mark.parametrize("architecture", [80, 90, 100, 120])
+def test_cuda_jit_compiles(kernel, architecture):
+    pytest.importorskip("cupy")
+    cubin, name = run_time_compiler.compile_kernel(kernel, architecture)
+    assert cubin.startswith(b"\x7fELF")
+    assert name.encode() in cubin
+
+
+def test_cuda_jit_tells_why_a_kernel_does_not_compile():
+    pytest.importorskip("cupy")
+    with pytest.raises(RuntimeError, match=r"group_stats: NVRTC could not compile it for sm_30: .*gpu-architecture"):
+        run_time_compiler.compile_kernel(cuda_jit.GROUP_STATS, 30)
