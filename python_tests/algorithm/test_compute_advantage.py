@@ -206,3 +206,15 @@ def test_importing_the_package_loads_neither_torch_nor_the_ops():
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'compute_advantages'"):
         _ = diva_engine.compute_advantages
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", RULES)
+def test_rewards_on_cuda_get_the_cpus_advantages_there(name):
+    _, arguments = shuffled(flat(step_groups()), 0)
+    expected = diva_engine.compute_advantage(name, **arguments)
+    advantage = diva_engine.compute_advantage(
+        name, **{**arguments, "rewards": torch.tensor(arguments["rewards"]).cuda()}
+    )
+    assert advantage.is_cuda
+    torch.testing.assert_close(advantage.cpu(), expected, rtol=1e-5, atol=1e-6)
