@@ -101,7 +101,8 @@ def publish(measured: Sequence[Any], timer: str) -> Path:
     if environment["not_installed"]:
         console.print(f"not installed, so not among the contenders: {', '.join(environment['not_installed'])}")
     slug = re.sub(r"\W+", "-", environment["device"]).strip("-").lower()
-    ops = "-".join(dict.fromkeys(row.op for row in rows))
+    # "policy_loss, GSPO with KL" is a case of policy_loss; a chain of several ops stands with the others of its file.
+    ops = "-".join(dict.fromkeys(row.op.split(",")[0] for row in rows if " " not in row.op.split(",")[0]))
     path = RESULTS / f"{slug}-{ops if len(ops) < 60 else 'all'}.json"
     path.parent.mkdir(exist_ok=True)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
