@@ -157,11 +157,7 @@ class JsonLinesTable:
         return row
 
     def scan(self, columns: Sequence[str], image_column: str | None) -> Iterator[LightRow]:
-        for index in range(len(self)):
-            try:
-                yield _light(self.row(index), columns, image_column)
-            except UnreadableRow as error:
-                yield LightRow({}, 0, str(error))
+        return _scan_rows(self, columns, image_column)
 
     def _readable_rows(self) -> Iterator[Mapping[str, Any]]:
         for index in range(len(self)):
@@ -195,11 +191,16 @@ class JsonArrayTable:
         return row
 
     def scan(self, columns: Sequence[str], image_column: str | None) -> Iterator[LightRow]:
-        for index in range(len(self)):
-            try:
-                yield _light(self.row(index), columns, image_column)
-            except UnreadableRow as error:
-                yield LightRow({}, 0, str(error))
+        return _scan_rows(self, columns, image_column)
+
+
+def _scan_rows(table: Table, columns: Sequence[str], image_column: str | None) -> Iterator[LightRow]:
+    """A light row for each row of a table that has to read them whole; unreadable ones say why."""
+    for index in range(len(table)):
+        try:
+            yield _light(table.row(index), columns, image_column)
+        except UnreadableRow as error:
+            yield LightRow({}, 0, str(error))
 
 
 def _light(row: Mapping[str, Any], columns: Sequence[str], image_column: str | None) -> LightRow:
