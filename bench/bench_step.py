@@ -1,156 +1,168 @@
-"""What a DIVA step costs beside the model, as a share of the step: questions, variants, prompts, advantages, ledger.
+"""One whole training step, in this engine and in TRL's GRPOTrainer: same checkpoint, questions, pictures, answers.
 
-    python -m bench.bench_step
+    python -m bench.bench_step                      # needs trl: pip install 'diva-engine[trl]'
+    python -m bench.bench_step --engines native,vllm,trl --vllm-python .venv-vllm/bin/python
 
-One step as in the paper's runs: 256 questions with one variant each, images of 512 x 512, 5 rollouts a prompt, a ledger
-of 18,000 questions. CPU seconds of this process, median and range of the repeats; the share is that of a 60 s step on
-two cores for each of 8 GPUs. A line goes to bench/results/step.jsonl.
+Qwen2.5-VL of 5.07 M random parameters in float32, 16 prompts x 8 answers x 64 tokens, pictures of 64 and of 256 tokens.
+Every engine runs in a process of its own on one thread; TRL once for every micro-batch size, and the fastest counts.
+Numbers are CPU seconds: median, least and most of the steps after the first; memory is the most the process ever held.
+A JSON line an engine goes to bench/results/step.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.bench_data import Measurement, measure, photo, qwen_processor, write_results
-from diva_engine.algorithm.difficulty import DifficultyLedger
-from diva_engine.algorithm.plans import PlanContext, ask_originals_and_variants
-from diva_engine.algorithm.recipes.diva import RECIPE
-from diva_engine.algorithm.variants import original
-from diva_engine.config import Config
-from diva_engine.data.dataset import open_problems
-from diva_engine.data.perturb import perturb
-from diva_engine.data.prompts import PromptEncoder
-from diva_engine.records import ImageOperation, Problem, Prompt, Request, Rollout, Score, ScoredGroup
+from bench.harness import environment
+from bench.step_task import StepTask, build_checkpoint, task_json
 
 RESULTS = Path(__file__).parent / "results" / "step.jsonl"
-QUESTIONS = 256
-ROLLOUTS = 5
-LEDGER_ROWS = 18_000
-NUM_GPUS = 8
-STEP_S, CORES_PER_GPU = 60, 2
-PLAIN_OPERATIONS = (ImageOperation("rotate", 30.0), ImageOperation("gaussian", 0.45))
+PHASES = ("step", "rollout", "reward", "update", "sync")
+MODULES = {"native": "bench.step_engine", "vllm": "bench.step_engine", "trl": "bench.step_trl"}
 
 
-def write_questions(path: Path, side: int) -> None:
-    """Questions of every level, with what each kind of variant needs."""
-    question = "<image>" + "In the figure, find the measure of the angle at the marked corner. " * 3
-    rows = [
-        {
-            "id": str(row),
-            "problem": question,
-            "answer": "40",
-            "images": [{"bytes": photo(side, row), "path": None}],
-            "difficulty": 1 + row % 9,
-            "variant": ["<image>What is the angle at the marked corner?"] * 3,
-            "step2": ["The sides are equal.", "So are the angles.", "They sum to 180.", "It is 40."],
-        }
-        for row in range(QUESTIONS)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), path)
+@dataclass(frozen=True)
+class StepResult:
+    """One engine's steps; seconds by phase, one number a measured step."""
 
+    engine: str
+    task: StepTask
+    cpu_s: Mapping[str, list[float]]
+    wall_s: Mapping[str, list[float]]
+    peak_bytes: int
+    parameters: int
 
-def full_ledger(config: Config) -> DifficultyLedger:
-    """One in which every question of a large dataset was met once; half of the answers were right, so levels stay."""
-    ledger = DifficultyLedger(config.difficulty)
-    prompt = Prompt(token_ids=(), position_ids=torch.empty(3, 0))
-    groups = []
-    for row in range(LEDGER_ROWS):
-        problem = Problem(id=str(row), text="", answer="", difficulty=1 + row % 9)
-        request = Request(original(problem, 1 + row % 9), 2)
-        groups.append(ScoredGroup(request, prompt, (), (Score(1, 1, 1), Score(0, 0, 1))))
-    ledger.observe(groups, step=0)
-    return ledger
+    def median(self, phase: str) -> float:
+        return statistics.median(self.cpu_s[phase])
 
+    @property
+    def name(self) -> str:
+        return f"trl, {self.task.micro_batch} at a time" if self.engine == "trl" else f"diva_engine, {self.engine}"
 
-def scored(requests: Sequence[Request], prompt: Prompt) -> list[ScoredGroup]:
-    """Groups as the rewards would leave them: right or wrong by a coin, well-formed mostly."""
-    draw = random.Random(0)
-    rollout = Rollout(tuple(range(300)), (-1.0,) * 300, "stop", "text", 0)
-    groups = []
-    for request in requests:
-        scores = []
-        for _ in range(request.num_rollouts):
-            accuracy, form = float(draw.random() < 0.5), float(draw.random() < 0.9)
-            scores.append(Score(0.9 * accuracy + 0.1 * form, accuracy, form))
-        groups.append(ScoredGroup(request, prompt, (rollout,) * request.num_rollouts, tuple(scores)))
-    return groups
-
-
-def measure_step(path: Path, repeats: int) -> list[Measurement]:
-    config = Config()
-    problem_set = open_problems(str(path))
-    ledger = full_ledger(config)
-    processor = qwen_processor()
-
-    def questions() -> list[Problem]:
-        return [problem_set[index] for index in range(QUESTIONS)]
-
-    problems = questions()
-
-    def plan() -> list[Request]:
-        return next(ask_originals_and_variants(problems, PlanContext(config, ledger, step=1)))
-
-    requests = plan()
-
-    def encode() -> list[Prompt]:
-        encoder = PromptEncoder(processor, max_prompt_length=100_000)
-        return [encoder.encode(request.variant, key=number) for number, request in enumerate(requests)]
-
-    prompts = encode()
-    pictures = [prompt.images[0] for prompt in prompts]
-    groups = scored(requests, prompts[0])
-
-    def perturb_all() -> None:
-        for number, picture in enumerate(pictures):
-            perturb([picture], PLAIN_OPERATIONS, number)
-
-    stages: dict[str, Callable[[], object]] = {
-        "read 256 questions": questions,
-        "draw their variants": plan,
-        "512 prompts, decoded, perturbed as drawn, processed": encode,
-        "of which: perturbing, if all 512 images had 2 operations": perturb_all,
-        "2,560 advantages": lambda: RECIPE.credit(groups, config),
-        "ledger: 256 of 18,000 questions": lambda: ledger.observe(groups, 1),
-    }
-    return [measure(stage, 1, repeats, run) for stage, run in stages.items()]
-
-
-def print_stages(title: str, measured: Sequence[Measurement]) -> None:
-    table = Table(title=f"{title}; CPU time, {torch.get_num_threads()} threads")
-    for heading in ("stage", "ms", "least", "most"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for one in measured:
-        table.add_row(one.stage, *(f"{1e3 * seconds:.4g}" for seconds in (one.median_s, one.least_s, one.most_s)))
-    Console(width=100).print(table)
-    total = sum(one.median_s for one in measured if not one.stage.startswith("of which"))
-    share = total / (STEP_S * CORES_PER_GPU * NUM_GPUS)
-    print(f"in all {total:.2f} CPU s, {share:.2%} of {STEP_S} s on {CORES_PER_GPU} cores each for {NUM_GPUS} GPUs")
+    @property
+    def tokens_per_cpu_s(self) -> float:
+        return self.task.responses * self.task.tokens / self.median("step")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=512, help="of the square images, in pixels")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = read_options()
     with tempfile.TemporaryDirectory() as folder:
-        datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
-        path = Path(folder) / "questions.parquet"
-        write_questions(path, options.side)
-        measured = measure_step(path, options.repeats)
-    print_stages(f"a step of {QUESTIONS} questions, images of {options.side} x {options.side}", measured)
-    write_results(RESULTS, vars(options), measured)
+        build_checkpoint(folder)
+        for image_tokens in options.image_tokens:
+            task = StepTask(folder, image_tokens=image_tokens, steps=options.steps + 1)
+            results = [run_engine(engine, one, options.vllm_python) for engine, one in runs_of(task, options)]
+            print_table(f"{image_tokens} image tokens", results)
+            write_results(results)
+
+
+def read_options() -> argparse.Namespace:
+    def numbers(text: str) -> list[int]:
+        return [int(word) for word in text.split(",")]
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", type=lambda text: text.split(","), default=["native", "trl"])
+    parser.add_argument("--image-tokens", type=numbers, default=[64, 256])
+    parser.add_argument("--steps", type=int, default=3, help="measured ones; one more warms up")
+    parser.add_argument("--micro-batch-tokens", type=int, default=1024, help="of this engine")
+    parser.add_argument("--trl-micro-batches", type=numbers, default=[4, 8, 16, 32])
+    parser.add_argument("--vllm-python", default=sys.executable, help="interpreter of the environment that has vllm")
+    options = parser.parse_args()
+    if "trl" in options.engines and importlib.util.find_spec("trl") is None:
+        parser.error("trl is not installed: pip install 'diva-engine[trl]', or --engines native")
+    return options
+
+
+def runs_of(task: StepTask, options: argparse.Namespace) -> list[tuple[str, StepTask]]:
+    """Every engine, TRL once a micro-batch size."""
+    runs = []
+    for engine in options.engines:
+        if engine == "trl":
+            runs += [(engine, replace(task, micro_batch=size)) for size in options.trl_micro_batches]
+        else:
+            runs.append((engine, replace(task, engine=engine, micro_batch_tokens=options.micro_batch_tokens)))
+    return runs
+
+
+def run_engine(engine: str, task: StepTask, vllm_python: str = sys.executable, *, ranks: int = 1) -> StepResult:
+    """The steps of one engine, in a process of its own, or in one a rank."""
+    python = vllm_python if engine == "vllm" else sys.executable
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / "task.json", Path(folder) / "result.json"]
+        files[0].write_text(task_json(task))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        command = [python, *torchrun, "-m", MODULES[engine], *map(str, files)]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+        measured = json.loads(files[1].read_text())
+    steps = measured["steps"][1:]
+    return StepResult(
+        engine=engine,
+        task=task,
+        cpu_s=_by_phase([step["cpu_s"] for step in steps]),
+        wall_s=_by_phase([step["wall_s"] for step in steps]),
+        peak_bytes=measured["peak_bytes"],
+        parameters=measured["parameters"],
+    )
+
+
+def _by_phase(steps: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The update is what a step does beside rollout, reward and sync: credit, loss, gradient, optimizer."""
+    found: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    for step in steps:
+        reward, sync = step["reward"], step.get("sync", 0.0)
+        found["step"].append(step["step"])
+        found["rollout"].append(step["rollout and reward"] - reward)
+        found["reward"].append(reward)
+        found["update"].append(step["step"] - step["rollout and reward"] - sync)
+        found["sync"].append(sync)
+    return found
+
+
+def print_table(title: str, results: Sequence[StepResult]) -> None:
+    table = Table(title=f"one step at {title}: CPU seconds, median (least to most); one thread")
+    for heading in ("engine", *PHASES, "tokens/CPU s", "peak GB"):
+        table.add_column(heading, justify="left" if heading == "engine" else "right")
+    for result in results:
+        cells = [_spread(result.cpu_s[phase]) for phase in PHASES]
+        table.add_row(result.name, *cells, f"{result.tokens_per_cpu_s:,.0f}", f"{result.peak_bytes / 1e9:.2f}")
+    console = Console(width=160)
+    console.print(table)
+    theirs = min((r for r in results if r.engine == "trl"), key=lambda r: r.median("step"), default=None)
+    for ours in (r for r in results if r.engine != "trl") if theirs else ():
+        faster = [
+            f"{phase} {theirs.median(phase) / ours.median(phase):.1f}x" for phase in ("step", "rollout", "update")
+        ]
+        memory = f"peak memory 1/{theirs.peak_bytes / ours.peak_bytes:.1f}"
+        console.print(f"{ours.name} beside {theirs.name}, its fastest: {', '.join(faster)}, {memory}")
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds):.3g} ({min(seconds):.3g} to {max(seconds):.3g})"
+
+
+def write_results(results: Sequence[StepResult], path: Path = RESULTS, **more: Any) -> None:
+    """A JSON line an engine: its seconds and memory, the task, versions and commit."""
+    found = environment()
+    with path.open("a", encoding="utf-8") as file:
+        for result in results:
+            line = {**asdict(result), "tokens_per_cpu_s": round(result.tokens_per_cpu_s), **more, "environment": found}
+            line["task"].pop("model")
+            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,17 @@ import torch
 OURS = "diva_engine"
 # One call on a GPU is too short to wait for: this many are launched, then the device is waited for.
 CUDA_CALLS = 50
-PEERS = ("pillow", "opencv-python-headless", "torchvision", "kornia", "liger-kernel", "verl", "cupy-cuda13x")
+PEERS = (
+    "pillow",
+    "opencv-python-headless",
+    "torchvision",
+    "kornia",
+    "liger-kernel",
+    "verl",
+    "cupy-cuda13x",
+    "trl",
+    "vllm",
+)
 PACKAGES = ("diva-engine", "torch", "numpy", "transformers", "triton", *PEERS)
 
 Cases = Callable[[str], Iterator["Case"]]

@@ -50,6 +50,10 @@ def opencv_functions() -> dict[str, Callable[[Pixels], Pixels]]:
     if cv2 is None:
         return {}
     cv2.setNumThreads(torch.get_num_threads())
+    return opencv_noise(cv2) | opencv_gathers(cv2)
+
+
+def opencv_noise(cv2: Any) -> dict[str, Callable[[Pixels], Pixels]]:
     random = np.random.default_rng(0)
 
     def gaussian(image: Pixels) -> Pixels:
@@ -67,6 +71,10 @@ def opencv_functions() -> dict[str, Callable[[Pixels], Pixels]]:
         image[draw > 1 - SHARE / 2] = 255
         return image
 
+    return {"gaussian": gaussian, "speckle": speckle, "salt_pepper": salt_pepper}
+
+
+def opencv_gathers(cv2: Any) -> dict[str, Callable[[Pixels], Pixels]]:
     def rotate(image: Pixels) -> Pixels:
         height, width = image.shape[:2]
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), DEGREES, 1.0)
@@ -81,14 +89,7 @@ def opencv_functions() -> dict[str, Callable[[Pixels], Pixels]]:
         small = cv2.resize(image, (round(width / SHRINK), round(height / SHRINK)), interpolation=cv2.INTER_AREA)
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
-    return {
-        "gaussian": gaussian,
-        "speckle": speckle,
-        "salt_pepper": salt_pepper,
-        "rotate": rotate,
-        "blur": blur,
-        "low_resolution": low_resolution,
-    }
+    return {"rotate": rotate, "blur": blur, "low_resolution": low_resolution}
 
 
 # ---- Pillow, one image after the other ----

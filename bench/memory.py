@@ -31,3 +31,8 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
 def _status_bytes(name: str) -> int:
     found = re.search(rf"{name}:\s+(\d+) kB", STATUS.read_text())
     return 1024 * int(found[1]) if found else 0
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process ever held."""
+    return _status_bytes("VmHWM")

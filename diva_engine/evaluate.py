@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ from rich.table import Table
 from diva_engine.config import Config
 from diva_engine.data.dataset import ProblemSet
 from diva_engine.policy.model import Policy
-from diva_engine.records import Sampling, UserError
+from diva_engine.records import UserError
 from diva_engine.rollout.calibrated_engine import CalibratedEngine
 from diva_engine.rollout.calibration import check_gamma
 from diva_engine.settings import flatten, load_config
-from diva_engine.train import build_collector, build_encoder, open_file, open_policy
+from diva_engine.train import build_collector, open_policy
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.evaluation import (
     Evaluation,
@@ -39,7 +40,9 @@ from diva_engine.trainer.evaluation import (
     write_answers,
     write_report,
 )
+from diva_engine.trainer.faults import FaultLog
 from diva_engine.trainer.progress import progress_over
+from diva_engine.trainer.questions import build_encoder, open_file
 from diva_engine.trainer.validate import Validation, refuse_unknown_column, validate
 
 ASKED_AS_TRAINED = (
@@ -136,6 +139,7 @@ def evaluate(options: argparse.Namespace) -> Evaluation:
         return Evaluation(with_image, ask(problems, blind, "without images", batch_size, options.n))
     finally:
         collector.reward.close()
+        collector.close()
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -165,9 +169,11 @@ def check_data(problems: ProblemSet, options: argparse.Namespace) -> None:
 
 def open_collector(config: Config, policy: Policy, options: argparse.Namespace) -> Collector:
     rollout = config.worker.rollout
-    collector = build_collector(config, policy, build_encoder(config, policy))
-    sampling = Sampling(options.temperature, rollout.top_p, config.data.max_response_length)
-    collector = collector.with_sampling(sampling)
+    if options.calibrate and rollout.engine != "native":
+        raise UserError(f"--calibrate decodes with the native engine alone, not worker.rollout.engine={rollout.engine}")
+    tell = functools.partial(print, "note:", file=sys.stderr)
+    collector = build_collector(config, policy, build_encoder(config, policy.processor), FaultLog(tell=tell))
+    collector = collector.with_sampling(dataclasses.replace(collector.sampling, temperature=options.temperature))
     if options.calibrate == 0:
         return collector
     engine = CalibratedEngine(

@@ -10,7 +10,7 @@ another module of this package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,9 @@ class UserError(Exception):
 
     Commands print it as one line and exit with code 2; it never shows a traceback.
     """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # of whatever the user's own words in it are
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Prompt:
     images: tuple[Image.Image, ...] = ()  # the decoded, perturbed pixels, for engines with their own processor
     text: str = ""  # the rendered chat, one placeholder an image, for such engines and for logs
     prefix_ids: tuple[int, ...] = ()  # forced beginning of the answer
+    holder: int = 0  # the rank that has `pixel_values` and `images`; on the others they are None and ()
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,7 @@ class Sampling:
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
     max_tokens: int = 1024
+    stop: tuple[str, ...] = ()  # an answer ends with the token that completes one of these, which it keeps
 
 
 @dataclass(frozen=True)
@@ -196,18 +201,38 @@ class GenerationJob:
     seeds: tuple[int, ...]
 
 
+# Told the number of a job and all its answers, as soon as the last of them has ended.
+OnAnswered = Callable[[int, Sequence[Rollout]], None]
+
+
 class RolloutEngine(Protocol):
     """What a rollout engine offers the trainer. Answers come in the order of the jobs, then of their seeds."""
 
-    def generate(self, jobs: Sequence[GenerationJob], sampling: Sampling) -> list[list[Rollout]]: ...
+    def generate(
+        self, jobs: Sequence[GenerationJob], sampling: Sampling, on_answered: OnAnswered | None = None
+    ) -> list[list[Rollout]]:
+        """`on_answered` is called in the caller's thread, jobs in any order; an engine that is started anew in between
+        tells a job again."""
 
-    def update_weights(self, policy_version: int) -> None:
-        """Called after each optimizer step: the policy's weights have changed."""
+    def update_weights(self, policy_version: int, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Called after each optimizer step: takes the policy's new weights, whole tensors by Hugging Face name, one at
+        a time. An engine that samples on the policy's own weights has them already and takes none."""
+
+    def sleep(self) -> None:
+        """No answers are wanted before the next `update_weights`: an engine may lend its memory to the trainer."""
+
+    def close(self) -> None:
+        """Gives back all that the engine holds; nothing is asked of it afterwards."""
 
 
 class RewardFunction(Protocol):
     """Scores a batch of answers: `responses[i]`, of `response_lengths[i]` tokens, against `problems[i]`, in this
     order."""
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether the score of an answer depends on it alone: then a stage's answers may come in several calls, from
+        any one thread at a time."""
 
     def __call__(
         self, responses: Sequence[str], problems: Sequence[Problem], response_lengths: Sequence[int], /

@@ -1,6 +1,6 @@
-"""Reads, checks and writes the settings that config.py names.
+"""Reads, checks and writes the settings that config/ names.
 
-They come from four layers, later ones winning: config.py's defaults, the recipe's own defaults, a YAML file
+They come from four layers, later ones winning: the defaults of config/, the recipe's own defaults, a YAML file
 (`config=FILE`), and `section.name=value` on the command line, wherever among these words `config=` stands. An unknown
 name, a wrong type or a value out of range is a `UserError` that names the setting and the mend.
 """
@@ -10,16 +10,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from diva_engine.config import AlgorithmConfig, Config
-from diva_engine.records import UserError
+from diva_engine.config.files import read_settings_file
+from diva_engine.config.foreign import FOREIGN
+from diva_engine.config.leaves import Leaf, find_leaves
+from diva_engine.config.texts import refuse_unfit_text
+from diva_engine.config.translate import translate
+from diva_engine.records import ImageOperation, UserError
 
 SHORTHANDS = {
     "algorithm": "algorithm.adv_estimator",
@@ -34,13 +39,17 @@ T = TypeVar("T")
 
 
 def load_config(
-    arguments: Sequence[str], recipe_defaults: Callable[[str, str], Mapping[str, Any]] = lambda name, preset: {}
+    arguments: Sequence[str],
+    recipe_defaults: Callable[[str, str], Mapping[str, Any]] = lambda name, preset: {},
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Config:
-    """The run's settings from `config=FILE` and `section.name=value` arguments.
+    """The run's settings from `config=FILE` and `section.name=value` arguments, in our names or those of EasyR1,
+    DIVA-GRPO, verl and TRL (config/foreign.py).
 
     Args:
         arguments: command-line words; of two that set the same, the later wins, and any wins over a file.
         recipe_defaults: from the recipe's name and the preset to its own defaults, as {"section.name": value}.
+        tell: is given a line for each group of foreign names, saying what was read as what and what was ignored.
     """
     in_files: dict[str, Any] = {}
     in_words: dict[str, Any] = {}
@@ -50,10 +59,27 @@ def load_config(
             raise UserError(f"{word!r} is not a setting: write section.name=value, or config=FILE")
         name = SHORTHANDS.get(name, name)
         if name == "config":
-            in_files.update(_read_file(value))
+            in_file = read_settings_file(value, find_leaves(Config))
+            in_files.update({SHORTHANDS.get(name, name): value for name, value in in_file.items()})
         else:
             in_words[name] = _parse(name, value)
-    return build_config(_with_presets(in_files, in_words, recipe_defaults))
+    in_files, in_words, notes = translate(in_files, in_words, find_leaves(Config))
+    for line in notes:
+        tell(line)
+    for name in _unset(in_words):
+        in_files.pop(name, None)
+    return build_config(_with_presets(_without(in_files), _without(in_words), recipe_defaults))
+
+
+def _unset(values: Mapping[str, Any]) -> list[str]:
+    """The names of ours set to null, which leaves them at their default, except where null is a value."""
+    leaves = find_leaves(Config)
+    return [name for name, value in values.items() if value is None and name in leaves and not leaves[name].takes_null]
+
+
+def _without(values: Mapping[str, Any]) -> dict[str, Any]:
+    unset = _unset(values)
+    return {name: value for name, value in values.items() if name not in unset}
 
 
 def _with_presets(
@@ -61,6 +87,9 @@ def _with_presets(
     in_words: Mapping[str, Any],
     recipe_defaults: Callable[[str, str], Mapping[str, Any]],
 ) -> dict[str, Any]:
+    for values in (in_files, in_words):
+        for name in values.keys() & {RECIPE_NAME, PRESET_NAME}:
+            _check(name, find_leaves(Config)[name], values[name])
     default = AlgorithmConfig()
     of_files = (
         in_files.get(RECIPE_NAME, in_words.get(RECIPE_NAME, default.adv_estimator)),
@@ -79,10 +108,10 @@ def _with_presets(
 
 def build_config(values: Mapping[str, Any]) -> Config:
     """A `Config` from dotted names; names not given keep their defaults."""
-    known = _leaves(Config)
+    known = find_leaves(Config)
     for name in values:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(name, [*known, *FOREIGN], n=1, cutoff=0.0)[0]
             raise UserError(f"{name} is not a setting; did you mean {nearest}?")
     checked = {name: _check(name, known[name], value) for name, value in values.items()}
     config = _assemble(Config, "", checked)
@@ -109,85 +138,14 @@ def save_config(config: Config, path: Path) -> None:
 def describe_settings() -> Iterator[tuple[str, Any, str]]:
     """(name, default, meaning) of every setting, for help texts."""
     defaults = flatten(Config())
-    for name, leaf in _leaves(Config).items():
+    for name, leaf in find_leaves(Config).items():
         yield name, defaults[name], leaf.meaning
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """One setting as the checks need it."""
-
-    kind: Any  # its annotated type
-    meaning: str
-    low: float | None
-    high: float | None
-
-    @property
-    def span(self) -> str:
-        bounds = (("at least", self.low), ("at most", self.high))
-        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None) or "finite"
-
-    def contains(self, value: float) -> bool:
-        above = self.low is None or value >= self.low
-        below = self.high is None or value <= self.high
-        return math.isfinite(value) and above and below
-
-
-def _leaves(section: type, prefix: str = "") -> dict[str, _Leaf]:
-    """Every setting below `section` by its dotted name."""
-    kinds = typing.get_type_hints(section)
-    leaves: dict[str, _Leaf] = {}
-    for item in dataclasses.fields(section):
-        name, kind = prefix + item.name, kinds[item.name]
-        if dataclasses.is_dataclass(kind):
-            leaves.update(_leaves(typing.cast(type, kind), f"{name}."))
-        else:
-            leaves[name] = _Leaf(kind, item.metadata["meaning"], item.metadata["low"], item.metadata["high"])
-    return leaves
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"config={path} cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"config={path} is no text; give the path of a YAML file") from None
-    try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
-        raise UserError(f"{path}{line} is not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold settings by section (`data:`, `worker:`, ...), not a {type(tree).__name__}")
-    return dict(_flatten_tree(tree, ""))
-
-
-def _flatten_tree(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and not _takes_mapping(name):
-            yield from _flatten_tree(value, f"{name}.")
-        elif value is None and _is_section(name):
-            continue  # all of its settings are commented out
-        else:
-            yield SHORTHANDS.get(name, name), value
-
-
-def _is_section(name: str) -> bool:
-    return any(leaf.startswith(f"{name}.") for leaf in _leaves(Config))
-
-
-def _takes_mapping(name: str) -> bool:
-    leaf = _leaves(Config).get(name)
-    return leaf is not None and typing.get_origin(leaf.kind) is dict
 
 
 def _parse(name: str, text: str) -> Any:
     """The value of a command-line word: as it stands for a setting that takes text, else as YAML."""
-    leaf = _leaves(Config).get(name)
-    if leaf is not None and leaf.kind is str:
+    leaf = find_leaves(Config).get(name)
+    if leaf is not None and (leaf.kind is str or (leaf.kind == str | list[str] and not text.startswith("["))):
         return text
     try:
         return yaml.safe_load(text) if text else ""
@@ -195,13 +153,13 @@ def _parse(name: str, text: str) -> Any:
         return text
 
 
-def _check(name: str, leaf: _Leaf, value: Any) -> Any:
+def _check(name: str, leaf: Leaf, value: Any) -> Any:
     """`value` in the setting's type, or a `UserError` that says what fits."""
     if typing.get_origin(leaf.kind) is Literal:
         choices = typing.get_args(leaf.kind)
         # YAML reads a bare `null` or `~` as None; it means the choice "none" where there is one.
         value = "none" if value is None and "none" in choices else value
-        if value not in choices:
+        if value not in choices or isinstance(value, bool):  # true would pass for 1
             raise UserError(f"{name}={value} is not a choice; take one of {', '.join(map(str, choices))}")
         return value
     value = _convert(name, leaf.kind, value)
@@ -213,9 +171,14 @@ def _check(name: str, leaf: _Leaf, value: Any) -> Any:
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
     base = typing.get_origin(kind) or kind
+    if base is types.UnionType:  # one text, or a list of them
+        one, several = typing.get_args(kind)
+        return _convert(name, several if isinstance(value, (list, tuple)) else one, value)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if base is str and not isinstance(value, (Mapping, list)):
-        return "" if value is None else str(value)
+        text = "" if value is None else str(value)
+        refuse_unfit_text(name, text)
+        return text
     if base is bool and isinstance(value, bool):
         return value
     if base is int and is_number and math.isfinite(value) and value == int(value):
@@ -247,8 +210,39 @@ def _refuse_unfit(config: Config) -> None:
         raise UserError(f"worker.actor.optim.betas={betas} must be two numbers of at least 0 and below 1")
     if difficulty.low > difficulty.high:
         raise UserError(f"difficulty.low={difficulty.low:g} is above difficulty.high={difficulty.high:g}")
+    if not all(config.worker.rollout.stop):
+        raise UserError("worker.rollout.stop has an empty string, which would end every answer at once; take it out")
+    _refuse_mismatch(config)
+    _refuse_operations(config.variants.operations)
     _refuse_template("hint.question_template", config.hint.question_template, ("question", "steps"))
     _refuse_template("hint.answer_template", config.hint.answer_template, ("steps",))
+
+
+def _refuse_mismatch(config: Config) -> None:
+    """Rollout settings under which the sampler's log-probabilities are not those of what it drew."""
+    worker, rollout = config.worker, config.worker.rollout
+    if rollout.engine == "vllm" and rollout.temperature > 2:
+        raise UserError(f"worker.rollout.temperature={rollout.temperature:g}: vllm takes 2 at most")
+    if rollout.top_p < 1 and worker.importance_truncation:
+        raise UserError(
+            f"worker.rollout.top_p={rollout.top_p:g} draws from a cut distribution: trainer / sampler probability is "
+            "no importance weight; take worker.rollout.top_p=1, or, uncorrected, worker.actor.importance_truncation=0"
+        )
+    if rollout.top_p < 1 and rollout.engine == "vllm" and worker.max_logprob_gap:
+        raise UserError(
+            f"worker.rollout.top_p={rollout.top_p:g}: vllm's log-probabilities are of the cut distribution, not the "
+            "trainer's; take worker.rollout.top_p=1, or worker.rollout.max_logprob_gap=0"
+        )
+
+
+def _refuse_operations(names: Sequence[str]) -> None:
+    known = typing.get_args(typing.get_type_hints(ImageOperation)["name"])
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"variants.operations: {name} is none; did you mean {nearest}? ({', '.join(known)})")
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"variants.operations={list(names)} must name at least one operation, and none twice")
 
 
 def _refuse_template(name: str, template: str, fields: Sequence[str]) -> None:

@@ -6,11 +6,17 @@ it. Everything they need of torchvision is written in Python: it is enough to de
 names without a guard. `torchvision.ops.nms` itself still raises its own "Couldn't load custom C++ ops".
 
 Nothing happens where torchvision is absent, works, or stands beside a CUDA or ROCm torch.
+
+`import diva_engine` does this for its own process. vLLM starts further ones, so an environment with vLLM on the CPU
+needs it in all of them, once:
+
+    python -c 'import diva_engine; diva_engine.torchvision_on_cpu.install_for_environment()'
 """
 
 from __future__ import annotations
 
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -18,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 _UNGUARDED_OPERATORS = ("nms", "qnms")
+_START_FILE = "diva_torchvision_on_cpu.pth"  # Python runs its lines whenever it starts
 _declared: list[Any] = []  # a torch.library.Library undoes its definitions when it is collected
 
 
@@ -86,3 +93,10 @@ def _declare_operators() -> None:
         if not hasattr(torch.ops.torchvision, operator):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
+
+
+def install_for_environment() -> Path:
+    """Has every Python of this environment do as `install`, by a file in its site-packages; returns the file."""
+    file = Path(sysconfig.get_path("purelib")) / _START_FILE
+    file.write_text("import diva_engine\n", encoding="utf-8")
+    return file

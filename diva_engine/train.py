@@ -3,44 +3,64 @@
 python -m diva_engine.train config=examples/tiles_cpu.yaml algorithm=diva data.rollout_batch_size=8
 python -m diva_engine.train --list        the algorithms and what each presets
 python -m diva_engine.train --settings    every setting, its default and meaning
+python -m diva_engine.train --dry-run ... [--gpus 8]    memory of a run with these settings, phase by phase
 """
 
 from __future__ import annotations
 
-import re
+import faulthandler
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
 from diva_engine.algorithm.recipes.recipe import Recipe
-from diva_engine.config import Config, DataConfig
-from diva_engine.data.dataset import ProblemSet, open_problems, write_report
+from diva_engine.config import Config
+from diva_engine.data.dataset import ProblemSet
+from diva_engine.data.prefetch import MIB, PromptPrefetcher
 from diva_engine.data.prompts import PromptEncoder
 from diva_engine.data.sampler import QuestionSampler
-from diva_engine.policy.model import Policy, load_policy
+from diva_engine.data.text_in_image import Drawable
+from diva_engine.distributed import (
+    current_world,
+    first_result,
+    leave_world,
+    say,
+    say_once,
+    start_world,
+)
+from diva_engine.policy.model import Policy
+from diva_engine.policy.weights import full_weights
 from diva_engine.records import Problem, RewardFunction, Sampling, UserError
 from diva_engine.rewards.reward import build_reward
-from diva_engine.rollout.native_engine import NativeEngine
 from diva_engine.settings import describe_settings, load_config, save_config
-from diva_engine.trainer.checkpoint import (
-    changed_settings,
-    find_checkpoint,
-    load_trainer_state,
-    refuse_later_checkpoints,
-)
+from diva_engine.trainer.checkpoint import changes_since, checkpoint_to_go_on_from, refuse_unknown_metric
+from diva_engine.trainer.checkpoint_saver import CheckpointSaver, versions
 from diva_engine.trainer.collect import Collector
 from diva_engine.trainer.console import Console
+from diva_engine.trainer.engine_restart import RestartedEngine
+from diva_engine.trainer.faults import FaultLog
+from diva_engine.trainer.heartbeat import open_heartbeat
+from diva_engine.trainer.ledger_files import open_ledger
 from diva_engine.trainer.loop import Preparation, Trainer
 from diva_engine.trainer.metrics import MetricsLogger
+from diva_engine.trainer.policies import find_device, load_whole_policy, open_policy, open_reference
+from diva_engine.trainer.questions import build_encoder, drop_bad_rows, open_data
+from diva_engine.trainer.random_state import seed_random_state
+from diva_engine.trainer.rank_watch import watched_ranks
 from diva_engine.trainer.reference import KlReward
-from diva_engine.trainer.run_dir import find_run_dir, make_run_dir
+from diva_engine.trainer.rollout_engine import build_engine
+from diva_engine.trainer.run_dir import command_to_go_on, find_run_dir, make_run_dir
+from diva_engine.trainer.signals import Stopped
+from diva_engine.trainer.skipped_prompts import cut_after
 from diva_engine.trainer.update import Updater
-from diva_engine.trainer.validate import refuse_unknown_column
 from diva_engine.trainer.visual_entropy import VisualEntropy
 
 
@@ -56,14 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_settings()
         return 0
     try:
-        train(load_config(words, recipe_defaults))
+        if "--dry-run" in words:
+            from diva_engine.dry_run import dry_run  # it builds on this file
+
+            dry_run(words)
+        else:
+            train(load_config(words, recipe_defaults, say))
+    except Stopped as stopped:
+        if current_world().is_first:
+            print(f"{stopped}; go on with: {command_to_go_on(stopped.run_dir)}")
+        return stopped.exit_code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_once(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("stopped; trainer.load_checkpoint_path=latest goes on from the last checkpoint (trainer.save_freq)",
               file=sys.stderr)  # fmt: skip
         return 130
+    finally:
+        leave_world()
     return 0
 
 
@@ -72,20 +103,44 @@ def train(config: Config) -> dict[str, Any]:
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
     find_recipe(config.algorithm.adv_estimator).check(config)
+    refuse_unknown_metric(config)
+    device = torch.device(find_device(config.trainer.device))
+    world = start_world(device, is_alone=config.worker.actor.offload.offload_params and device.type == "cuda")
+    seed_random_state(config.data.seed, world.rank)
+    with watched_ranks(config.trainer.rank_timeout_s):
+        return train_on_all_ranks(config)
+
+
+def train_on_all_ranks(config: Config) -> dict[str, Any]:
+    """The training, in a world that has been joined."""
     train_problems, val_problems = open_data(config)
-    run_dir = find_run_dir(config)
+    run_dir = first_result(lambda: find_run_dir(config))
     checkpoint = None
-    if config.trainer.load_checkpoint_path:
-        checkpoint = find_checkpoint(config.trainer.load_checkpoint_path, run_dir)
-        refuse_later_checkpoints(checkpoint, run_dir)
-        print("\n".join(changed_settings(checkpoint, config)))
-    make_run_dir(run_dir)
+    if path := config.trainer.load_checkpoint_path:
+        checkpoint = first_result(lambda: checkpoint_to_go_on_from(path, run_dir))
+    if checkpoint:
+        say("\n".join(changes_since(checkpoint, config, versions())))
+    elif path:
+        config = begun_anew(config, run_dir)
+    first_result(lambda: make_run_dir(run_dir))
     policy = open_policy(config, checkpoint)
     trainer = build_trainer(config, policy, train_problems, val_problems, run_dir)
     if checkpoint:
-        trainer.load_state_dict(load_trainer_state(checkpoint))
-    save_config(config, run_dir / "config.yaml")
-    return trainer.run()
+        trainer.resume(checkpoint)
+    if current_world().is_first:
+        save_config(config, run_dir / "config.yaml.tmp")
+        os.replace(run_dir / "config.yaml.tmp", run_dir / "config.yaml")  # never half a file
+    try:
+        return trainer.run()
+    finally:
+        trainer.collector.close()
+
+
+def begun_anew(config: Config, run_dir: Path) -> Config:
+    """The settings of a run that was to go on if it could. What an earlier try noted is dropped or put aside."""
+    if current_world().is_first:
+        cut_after(run_dir, -1)
+    return replace(config, trainer=replace(config.trainer, load_checkpoint_path=""))
 
 
 def build_trainer(
@@ -93,17 +148,18 @@ def build_trainer(
 ) -> Trainer:
     """The parts of a run, each from its own settings."""
     recipe = find_recipe(config.algorithm.adv_estimator)
-    encoder = build_encoder(config, policy)
+    encoder = build_encoder(config, policy.processor)
     drop_bad_rows([train_problems, val_problems], encoder, run_dir)
     sampler = QuestionSampler(
         len(train_problems), config.data.rollout_batch_size, seed=config.data.seed, shuffle=config.data.shuffle
     )
     num_steps = config.trainer.max_steps or config.trainer.total_epochs * sampler.steps_per_epoch
-    collector = build_collector(config, policy, encoder)
-    ledger = DifficultyLedger(config.difficulty)
-    # The starting weights, whatever checkpoint the policy came from.
-    reference = None if config.algorithm.disable_kl else open_policy(config)
-    greedy = Sampling(temperature=0.0, max_tokens=config.data.max_response_length)
+    console = Console(num_steps, is_shown="console" in config.trainer.logger and current_world().is_first)
+    faults = FaultLog(run_dir, console.note)
+    collector = build_collector(config, policy, encoder, faults)
+    ledger = open_ledger(config, train_problems.ids, policy.device)
+    reference = None if config.algorithm.disable_kl else open_reference(config)
+    kl_reference = reference if config.algorithm.use_kl_loss else None
     return Trainer(
         config=config,
         recipe=recipe,
@@ -111,15 +167,19 @@ def build_trainer(
         train_problems=train_problems,
         val_problems=val_problems,
         sampler=sampler,
-        collector=collector,
-        greedy=collector.with_sampling(greedy),
-        updater=Updater(policy, recipe.loss, config, num_steps, reference if config.algorithm.use_kl_loss else None),
+        collector=prefetching(collector, config.data.prefetch),
+        greedy=collector.with_sampling(replace(collector.sampling, temperature=0.0, top_p=1.0)),
+        updater=Updater(policy, recipe.loss, config, num_steps, kl_reference, faults=faults),
+        saver=CheckpointSaver(run_dir, policy, config),
         ledger=ledger,
         logger=open_logger(config, run_dir),
-        console=Console(num_steps, is_shown="console" in config.trainer.logger),
+        console=console,
         run_dir=run_dir,
         num_steps=num_steps,
+        heartbeat=open_heartbeat(config, run_dir, num_steps, console),
         preparations=build_preparations(config, recipe, policy, ledger, reference),
+        is_drawable=Drawable(config.data.font, console.note),
+        faults=faults,
     )
 
 
@@ -135,102 +195,41 @@ def build_preparations(
     return preparations
 
 
-def open_data(config: Config) -> tuple[ProblemSet, Sequence[Problem]]:
-    """The training and the held-out questions, each described on the way."""
-    data = config.data
-    if not data.train_files:
-        raise UserError("data.train_files is empty; give a parquet, jsonl or json file, a folder or a hub name")
-    opened = [open_file(files, data) for files in (data.train_files, data.val_files) if files]
-    for problems in opened:
-        print("\n".join(problems.describe()))
-    if not data.val_files:
-        return opened[0], []
-    refuse_unknown_column(opened[1], config.trainer.val_by, f"trainer.val_by={config.trainer.val_by}")
-    return opened[0], opened[1]
-
-
-def open_file(files: str, data: DataConfig) -> ProblemSet:
-    """The questions behind one `data.train_files` or `data.val_files`, by the columns that the user named."""
-    keys = {"text": data.prompt_key, "answer": data.answer_key, "images": data.image_key, "id": data.id_key}
-    columns = {field: None if column == "none" else column for field, column in keys.items() if column}
-    return open_problems(files, columns=columns, image_dir=data.image_dir or None, on_bad_row=data.on_bad_row)
-
-
-def drop_bad_rows(opened: Sequence[Sequence[Problem]], encoder: PromptEncoder, run_dir: Path) -> None:
-    """Leaves out the rows that no prompt can be made of, and writes all rows left out to `bad_rows.jsonl`."""
-    problem_sets = [problems for problems in opened if isinstance(problems, ProblemSet)]
-    for problems in problem_sets:
-        if problems.drop_unusable(encoder.check):
-            print("\n".join(problems.describe_rows()))
-    write_report(run_dir / "bad_rows.jsonl", [bad for problems in problem_sets for bad in problems.bad_rows])
-
-
-def open_policy(config: Config, checkpoint: Path | None = None) -> Policy:
-    """The model of the settings, or, resuming, of the checkpoint."""
-    model = config.worker.actor.model
-    if not (checkpoint or model.model_path):
-        raise UserError("worker.actor.model.model_path is empty; give a Hugging Face folder or hub name (model=...)")
-    return load_policy(
-        checkpoint / "policy" if checkpoint else model.model_path,
-        dtype=model.torch_dtype,
-        device=find_device(config.trainer.device),
-        attn_implementation=model.attn_implementation,
-        trust_remote_code=model.trust_remote_code,
-        freeze_vision_tower=model.freeze_vision_tower,
-        min_pixels=config.data.min_pixels,
-        max_pixels=config.data.max_pixels,
-    )
-
-
-def build_encoder(config: Config, policy: Policy) -> PromptEncoder:
-    data = config.data
-    return PromptEncoder(
-        policy.processor,
-        format_prompt=data.format_prompt or None,
-        system_prompt=data.system_prompt or None,
-        min_pixels=data.min_pixels or None,
-        max_pixels=data.max_pixels or None,
-        max_prompt_length=data.max_prompt_length,
-        image_dir=data.image_dir or None,
-        font_path=data.font,
-    )
-
-
-def build_collector(config: Config, policy: Policy, encoder: PromptEncoder) -> Collector:
+def build_collector(config: Config, policy: Policy, encoder: PromptEncoder, faults: FaultLog) -> Collector:
     rollout = config.worker.rollout
-    engine = NativeEngine(policy.model, policy.processor, max_batch_rows=rollout.max_batch_rows)
-    sampling = Sampling(rollout.temperature, rollout.top_p, config.data.max_response_length)
-    return Collector(encoder, engine, open_reward(config), sampling, config.data.seed, config.data.on_bad_row)
+
+    def whole_model() -> PreTrainedModel:
+        return load_whole_policy(config).model.requires_grad_(False)
+
+    engine = RestartedEngine(
+        lambda: build_engine(config, policy, whole_model),
+        lambda: full_weights(policy),
+        faults,
+        among_ranks=rollout.engine == "native",  # vLLM's end closes all process groups, the training's too
+    )
+    sampling = Sampling(rollout.temperature, rollout.top_p, config.data.max_response_length, stop=tuple(rollout.stop))
+    data, overlap = config.data, config.worker.reward.overlap
+    return Collector(encoder, engine, open_reward(config), sampling, data.seed, data.on_bad_row, overlap)
+
+
+def prefetching(collector: Collector, size_mib: int) -> Collector:
+    """The collector with its next step's prompts made in the background; itself where the setting turns that off."""
+    return replace(collector, encoder=PromptPrefetcher(collector.encoder, size_mib * MIB)) if size_mib else collector
 
 
 def open_reward(config: Config) -> RewardFunction:
     """The user's own reward, or accuracy and format."""
-    return build_reward(**vars(config.worker.reward))
+    return build_reward(**{name: value for name, value in vars(config.worker.reward).items() if name != "overlap"})
 
 
 def open_logger(config: Config, run_dir: Path) -> MetricsLogger:
     trainer = config.trainer
     return MetricsLogger(
         run_dir,
-        loggers=trainer.logger,
+        loggers=trainer.logger if current_world().is_first else (),
         project_name=trainer.project_name,
         experiment_name=trainer.experiment_name,
     )
-
-
-def find_device(name: str) -> str:
-    """`auto` is the first GPU where torch sees one, else the CPU."""
-    num_gpus = torch.cuda.device_count()
-    if name == "auto":
-        return "cuda" if num_gpus else "cpu"
-    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
-    if match is None:
-        raise UserError(f"trainer.device={name} is no device; take auto, cpu, cuda or cuda:N")
-    if name != "cpu" and not num_gpus:
-        raise UserError(f"trainer.device={name}, but this torch sees no GPU; take trainer.device=cpu")
-    if int(match[1] or 0) >= max(1, num_gpus):
-        raise UserError(f"trainer.device={name}, but this torch sees {num_gpus} GPUs, counted from 0")
-    return name
 
 
 def print_recipes() -> None:
@@ -246,4 +245,5 @@ def print_settings() -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a crash in C code shows where
     sys.exit(main())

@@ -80,6 +80,8 @@ def build_tiny_model(
     num_layers: int = 2,
     vision_size: int = 32,
     vocab_size: int | None = None,
+    intermediate_size: int | None = None,
+    max_image_tokens: int = 64,
 ) -> Path:
     """Write a random checkpoint of `family` (one of FAMILIES) with tokenizer and image processor; returns its folder.
 
@@ -88,6 +90,7 @@ def build_tiny_model(
     folder = Path(folder)
     tokenizer = build_tiny_tokenizer()
     text = _text_settings(tokenizer, hidden_size, num_layers, vocab_size or len(tokenizer))
+    text["intermediate_size"] = intermediate_size or 2 * hidden_size
     torch.manual_seed(seed)
     model = _BUILDERS[family](tokenizer, text, vision_size).to(torch.float32)
     _draw_weights(model)
@@ -96,7 +99,7 @@ def build_tiny_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if family in VISION_FAMILIES:
-        _image_processor(family).save_pretrained(folder)
+        _image_processor(family, max_image_tokens).save_pretrained(folder)
     return folder
 
 
@@ -114,7 +117,6 @@ def _text_settings(tokenizer: Any, hidden_size: int, num_layers: int, vocab_size
     return {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
-        "intermediate_size": 2 * hidden_size,
         "num_hidden_layers": num_layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -165,7 +167,7 @@ def _qwen2_5_vl(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTr
 
 
 def _qwen3_vl(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTrainedModel:
-    head_dim = 24  # not hidden_size / heads: the two differ in the published models too
+    head_dim = text["hidden_size"] // 2  # not hidden_size / heads: the two differ in the published models too
     rope = {
         "rope_type": "default",
         "rope_theta": 5e6,
@@ -186,8 +188,12 @@ def _qwen3_vl(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTrai
     return Qwen3VLForConditionalGeneration(config)
 
 
-def _text_builder(config_class: Any, model_class: Any, **extra: Any) -> Any:
-    return lambda tokenizer, text, vision_size: model_class(config_class(**text, **extra))
+def _text_builder(config_class: Any, model_class: Any) -> Any:
+    return lambda tokenizer, text, vision_size: model_class(config_class(**text))
+
+
+def _qwen3(tokenizer: Any, text: dict[str, Any], vision_size: int) -> PreTrainedModel:
+    return Qwen3ForCausalLM(Qwen3Config(**text, head_dim=text["hidden_size"] // 2))
 
 
 _BUILDERS = {
@@ -195,15 +201,15 @@ _BUILDERS = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "qwen2": _text_builder(Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": _text_builder(Qwen3Config, Qwen3ForCausalLM, head_dim=24),
+    "qwen3": _qwen3,
     "llama": _text_builder(LlamaConfig, LlamaForCausalLM),
 }
 
 
-def _image_processor(family: str) -> Qwen2VLImageProcessor:
+def _image_processor(family: str, max_image_tokens: int) -> Qwen2VLImageProcessor:
     patch = 16 if family == "qwen3_vl" else 14
     tile = (2 * patch) ** 2  # pixels of one image token
     normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if family == "qwen3_vl" else {}
     return Qwen2VLImageProcessor(
-        patch_size=patch, size={"shortest_edge": 4 * tile, "longest_edge": 64 * tile}, **normal
+        patch_size=patch, size={"shortest_edge": 4 * tile, "longest_edge": max_image_tokens * tile}, **normal
     )

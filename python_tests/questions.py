@@ -41,3 +41,13 @@ def score(inputs):
     return [{"overall": float(item["response_length"] % 2 == 0), "accuracy": float(item["response_length"] % 2 == 0)}
             for item in inputs]
 """
+
+# By chance half the answers are right, whatever their length: those whose bytes have an odd sum.
+# With reward_type=sequential it scores one answer a call.
+CHANCE_REWARD = """
+def score(inputs):
+    if isinstance(inputs, dict):
+        return score([inputs])[0]
+    right = [float(sum(item["response"].encode()) % 2) for item in inputs]
+    return [{"overall": value, "accuracy": value} for value in right]
+"""

@@ -8,6 +8,9 @@ from diva_engine.records import Problem, Prompt, Request, Rollout, Score, Scored
 
 PROMPT = Prompt(token_ids=(1, 2, 3), position_ids=torch.arange(3).repeat(3, 1))
 
+# Their log-probabilities are made up: no bound on how far they lie from the trainer's.
+ANY_LOGPROBS = {"worker.rollout.max_logprob_gap": 0.0}
+
 
 def make_group(
     rewards, problem_id="q", index=0, kind="original", difficulty=5.0, lengths=None, accuracies=None, prompt=PROMPT

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "diva_engine"
-FLOOR = {"ops": 0, "algorithm": 1, "data": 2, "rewards": 2, "rollout": 2, "policy": 2, "integrations": 2, "trainer": 3}
+ROOMS = ("data", "rewards", "rollout", "policy", "augmentation", "integrations")
+FLOOR = {"ops": 0, "algorithm": 1, **dict.fromkeys(ROOMS, 2), "trainer": 3}
 BESIDE = {"records", "config", "distributed", "seeds", "settings"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

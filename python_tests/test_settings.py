@@ -24,6 +24,9 @@ REFUSED = {
     "template without steps": ("hint.question_template={question}", "must hold {question} and {steps}"),
     "template with another name": ("hint.answer_template={steps} {foo}", "must hold {steps}"),
     "template with an open brace": ("hint.answer_template={steps", "write every other brace twice"),
+    "unknown operation": ("variants.operations=[rotate, gausian]", "gausian is none; did you mean gaussian?"),
+    "no operation": ("variants.operations=[]", "must name at least one operation"),
+    "an operation twice": ("variants.operations=[blur, blur]", "and none twice"),
     "no equals sign": ("train", "write section.name=value"),
     "missing file": ("config=nowhere.yaml", "config=nowhere.yaml cannot be read"),
 }
@@ -117,7 +120,7 @@ def test_a_preset_chooses_the_recipes_defaults_and_settings_beat_it():
     )
     for words, message in (
         (["algorithm=grpo", "preset=authors"], "preset=authors is not known for algorithm=grpo, only for diva"),
-        (["algorithm=diva", "preset=foo"], "preset=foo is none; take one of paper, authors"),
+        (["algorithm=diva", "preset=foo"], "preset=foo is not a choice; take one of paper, authors"),
     ):
         with pytest.raises(UserError, match=message):
             load_config(words, recipe_defaults)

@@ -52,6 +52,19 @@ import torchvision
 print(torchvision.DECLARED)
 """
 
+EVERY_PYTHON = """
+import site
+import sysconfig
+sysconfig.get_path = lambda name: {folder!r}
+import diva_engine
+diva_engine.torchvision_on_cpu.install_for_environment()
+for name in [name for name in sys.modules if name.startswith("diva_engine")]:
+    del sys.modules[name]
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "_TorchvisionFinder"]
+site.addsitedir({folder!r})  # as Python does with its site-packages when it starts
+print(sum(type(finder).__name__ == "_TorchvisionFinder" for finder in sys.meta_path))
+"""
+
 ABSENT = """
 import importlib.util, sys
 import diva_engine
@@ -74,6 +87,10 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 def test_the_finder_is_installed_once() -> None:
     assert run(INSTALLED_ONCE) == "1"
+
+
+def test_every_python_of_an_environment_can_have_the_finder(tmp_path: Path) -> None:
+    assert run(EVERY_PYTHON.format(folder=str(tmp_path))) == "1"
 
 
 def test_an_image_processor_works_whatever_torchvision_is_installed() -> None:

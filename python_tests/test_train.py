@@ -8,70 +8,30 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from diva_engine.algorithm.recipes import RECIPES, recipe_defaults
+from diva_engine.algorithm.recipes import RECIPES
 from diva_engine.policy.model import load_policy
 from diva_engine.records import AnswerTree
-from diva_engine.settings import load_config
-from diva_engine.train import main, train
+from diva_engine.train import main
 from diva_engine.trainer.checkpoint import list_checkpoints
 from diva_engine.trainer.metric_names import describe
 from diva_engine.trainer.reference import frozen_logprobs
-from python_tests.models import build_tiny_model
+from python_tests.outcomes import outcome_of, rows_of, without_times
 from python_tests.prompts import make_prompt
-from python_tests.questions import EVEN_LENGTH_REWARD, write_questions
+from python_tests.questions import CHANCE_REWARD
+from python_tests.small_runs import choose, small_run, small_settings, write_inputs
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    build_tiny_model("qwen2_5_vl", folder / "model", hidden_size=32)
-    write_questions(folder / "train.parquet", 6)
-    write_questions(folder / "val.parquet", 4)
-    (folder / "reward.py").write_text(EVEN_LENGTH_REWARD)
-    return folder
-
-
-def settings(inputs, run_dir, *extra):
-    return [
-        f"data.train_files={inputs / 'train.parquet'}",
-        f"data.val_files={inputs / 'val.parquet'}",
-        f"model={inputs / 'model'}",
-        "data.rollout_batch_size=2",
-        "data.max_response_length=8",
-        "worker.rollout.n=4",
-        "worker.actor.optim.lr=1e-3",
-        f"worker.reward.reward_function={inputs / 'reward.py'}:score",
-        "trainer.logger=[file]",
-        "trainer.max_steps=4",
-        f"trainer.save_checkpoint_path={run_dir}",
-        *extra,
-    ]
-
-
-def run(inputs, run_dir, *extra):
-    return train(load_config(settings(inputs, run_dir, *extra), recipe_defaults))
-
-
-def rows_of(run_dir, name="metrics.jsonl"):
-    return [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
-
-
-def without_times(rows):
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "throughput/"))} for row in rows]
+    return write_inputs(tmp_path_factory.mktemp("inputs"), num_val=4)
 
 
 PROMPTS = {"diva": 2, "hint_grpo": 3}  # posed for a question
-# What a recipe needs to show its second stage within rollouts as few as these.
-FEW = {"rescue": ["rescue.probe=2"]}
-
-
-def choose(algorithm):
-    return [f"algorithm={algorithm}", *FEW.get(algorithm, [])]
 
 
 @pytest.mark.parametrize("algorithm", RECIPES)
 def test_a_run_leaves_metrics_rollouts_summary_and_a_model(inputs, tmp_path, algorithm):
-    summary = run(inputs, tmp_path, *choose(algorithm), "trainer.max_steps=2")
+    summary = small_run(inputs, tmp_path, *choose(algorithm), "trainer.max_steps=2")
     assert summary["steps"] == 2
     assert summary["responses"] >= 2 * 2 * PROMPTS.get(algorithm, 1) * 4
     if "dapo" not in algorithm:
@@ -88,7 +48,7 @@ def test_a_run_leaves_metrics_rollouts_summary_and_a_model(inputs, tmp_path, alg
 
 
 def test_the_saved_folder_is_an_ordinary_model(inputs, tmp_path):
-    run(inputs, tmp_path, "trainer.max_steps=2")
+    small_run(inputs, tmp_path, "trainer.max_steps=2")
     folder = tmp_path / "checkpoints" / "global_step_2" / "policy"
     plain = AutoModelForImageTextToText.from_pretrained(folder)
     ours, start = load_policy(folder), load_policy(inputs / "model")
@@ -101,51 +61,105 @@ def test_the_saved_folder_is_an_ordinary_model(inputs, tmp_path):
 @pytest.mark.parametrize("algorithm", ["grpo", "diva"])
 def test_the_same_seed_gives_the_same_numbers_bit_for_bit(inputs, tmp_path, algorithm):
     for name in ("a", "b"):
-        run(inputs, tmp_path / name, f"algorithm={algorithm}", "seed=5")
-    run(inputs, tmp_path / "c", f"algorithm={algorithm}", "seed=6")
+        small_run(inputs, tmp_path / name, f"algorithm={algorithm}", "seed=5")
+    small_run(inputs, tmp_path / "c", f"algorithm={algorithm}", "seed=6")
     first, second, other = (without_times(rows_of(tmp_path / name)) for name in "abc")
     assert first == second
     assert first != other
     assert rows_of(tmp_path / "a", "rollouts.jsonl") == rows_of(tmp_path / "b", "rollouts.jsonl")
 
 
-KL = ["algorithm.disable_kl=false", "algorithm.kl_coef=1"]
-RESUMED = {name: choose(name) for name in RECIPES} | {
-    "kl as loss": KL,
-    "dapo, many draws": ["algorithm=dapo", "worker.rollout.n=2", "data.rollout_batch_size=1"],
-    "rescue in one stage": [*choose("rescue"), "rescue.dead_by=last_visit", "rescue.shared_std=true"],
-    "gold in several updates": ["algorithm=gold", "worker.actor.global_batch_size=1"],
-    "bfloat16": ["worker.actor.model.torch_dtype=bfloat16"],
-    "long trees split": ["worker.actor.micro_batch_tokens=40"],
-    "hint_grpo, lazy": ["algorithm=hint_grpo", "hint_grpo.ladder=lazy"],
-    "kl as reward": [*KL, "algorithm.use_kl_loss=false", "algorithm.kl_penalty=k1"],
+PREFETCHED = {name: choose(name) for name in ("grpo", "diva", "dapo", "rescue")} | {
+    "solved questions perturbed": [*choose("rescue"), "rescue.perturb_solved=true"],
+    "epochs that overlap": [*choose("diva"), "data.rollout_batch_size=4"],
 }
 
 
-@pytest.mark.parametrize("extra", RESUMED.values(), ids=RESUMED)
-def test_two_steps_and_two_more_equal_four(inputs, tmp_path, extra):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    extra = [*extra, "data.val_files="]
-    run(inputs, whole, *extra, "trainer.save_freq=2")
-    run(inputs, parts, *extra, "trainer.max_steps=2")
-    run(inputs, parts, *extra, "trainer.load_checkpoint_path=latest")
-    steps_whole, steps_parts = (
-        [row for row in without_times(rows_of(folder)) if "reward/mean" in row] for folder in (whole, parts)
-    )
-    assert steps_whole == steps_parts
-    last = "checkpoints/global_step_4"
-    weights = [load_policy(folder / last / "policy").model.state_dict() for folder in (whole, parts)]
+@pytest.mark.parametrize("extra", PREFETCHED.values(), ids=PREFETCHED)
+def test_prefetching_changes_nothing(inputs, tmp_path, extra):
+    for name, size in (("on", 64), ("off", 0)):
+        small_run(inputs, tmp_path / name, *extra, f"data.prefetch={size}", "trainer.rollouts_to_log=100")
+    on, off = (rows_of(tmp_path / name) for name in ("on", "off"))
+    assert without_times(on) == without_times(off)
+    assert rows_of(tmp_path / "on", "rollouts.jsonl") == rows_of(tmp_path / "off", "rollouts.jsonl")
+    assert max(row["throughput/prefetched"] for row in on if "reward/mean" in row) > 0
+    assert not any("throughput/prefetched" in row for row in off)
+    last = [list_checkpoints(tmp_path / name)[-1] / "policy" for name in ("on", "off")]
+    weights = [load_policy(folder).model.state_dict() for folder in last]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    states = [torch.load(folder / last / "trainer.pt", weights_only=True) for folder in (whole, parts)]
-    ledgers = [state["ledger"] for state in states]
-    assert ledgers[0].pop("ids") == ledgers[1].pop("ids")
-    for name, column in ledgers[0].items():
-        torch.testing.assert_close(column, ledgers[1][name], rtol=0, atol=0, equal_nan=True)
+
+
+OVERLAPPED = {
+    name: [*choose(algorithm), f"worker.reward.reward_type={kind}", f"worker.rollout.max_batch_rows={rows}"]
+    for name, algorithm, kind, rows in [
+        ("grpo", "grpo", "sequential", 3),
+        ("grpo, one chunk", "grpo", "sequential", 512),
+        ("rescue", "rescue", "sequential", 3),
+        ("diva, scored as a batch", "diva", "batch", 3),
+    ]
+}
+
+
+@pytest.mark.parametrize("extra", OVERLAPPED.values(), ids=OVERLAPPED)
+def test_scoring_while_generating_changes_nothing(inputs, tmp_path, extra):
+    (tmp_path / "reward.py").write_text(CHANCE_REWARD)
+    extra = [*extra, f"worker.reward.reward_function={tmp_path / 'reward.py'}:score", "trainer.rollouts_to_log=100"]
+    for name in ("true", "false"):
+        small_run(inputs, tmp_path / name, *extra, "data.max_response_length=16", f"worker.reward.overlap={name}")
+    on, off = (outcome_of(tmp_path / name) for name in ("true", "false"))
+    assert on == off
+    assert any(row.get("actor/grad_norm", 0) > 0 for row in on["metrics"]), "nothing was trained"
+
+
+CALLED = """
+def score(inputs, log):
+    with open(log, "a") as file:
+        print(len(inputs), file=file)
+    return [{"overall": float(len(item["response"]) % 2), "accuracy": 0.0} for item in inputs]
+"""
+
+
+def test_a_reward_of_a_batch_is_called_once_a_stage(inputs, tmp_path):
+    """Rescue with 2 questions and 4 rollouts each: a probe of 2 a question, then the other 4, none being right."""
+    (tmp_path / "reward.py").write_text(CALLED)
+    reward = [f"worker.reward.reward_function={tmp_path / 'reward.py'}:score",
+              f"worker.reward.reward_function_kwargs={{log: {tmp_path / 'calls'}}}"]  # fmt: skip
+    once = ["worker.rollout.max_batch_rows=1", "data.val_files=", "trainer.max_steps=2"]
+    small_run(inputs, tmp_path / "run", *choose("rescue"), *reward, *once)
+    assert (tmp_path / "calls").read_text().split() == ["4", "4"] * 2
+
+
+EASYR1 = """
+data: {{train_files: {0}/train.parquet, val_files: null, prompt_key: problem, answer_key: answer, image_key: images,
+  rollout_batch_size: 4, mini_rollout_batch_size: null, max_response_length: 8, filter_overlong_prompts: true}}
+algorithm: {{adv_estimator: grpo, disable_kl: true, online_filtering: false, weight_mode: weightafter1-5_zscore_norm,
+  Adjust_Low_Reward_Local: true, Adjust_Low_Reward_Global: true}}
+worker:
+  actor: {{global_batch_size: 4, micro_batch_size_per_device_for_update: 1, padding_free: true,
+    model: {{model_path: {0}/model, enable_gradient_checkpointing: false}}, optim: {{lr: 1.0e-3, strategy: adamw}},
+    offload: {{offload_params: true}}}}
+  rollout: {{n: 4, limit_images: 0, enforce_eager: false}}
+  reward: {{reward_type: batch, reward_function: "{0}/reward.py:score"}}
+trainer: {{total_epochs: 1, max_steps: null, logger: [file, swanlab], nnodes: 1, n_gpus_per_node: 8, val_freq: -1,
+  save_freq: -1, save_limit: -1, Difficulty_Adaptation: true, Varient_Num: 1, save_checkpoint_path: {1}}}
+"""
+
+
+def test_a_file_of_diva_grpos_own_trains_as_it_is(inputs, tmp_path, capsys):
+    (tmp_path / "theirs.yaml").write_text(EASYR1.format(inputs, tmp_path / "run"))
+    assert main([f"config={tmp_path / 'theirs.yaml'}"]) == 0
+    told = capsys.readouterr().out
+    assert "DIVA-GRPO (trainer.Difficulty_Adaptation, trainer.Varient_Num, algorithm.weight_mode" in told
+    steps = [row for row in rows_of(tmp_path / "run") if "reward/mean" in row]
+    assert [row["step/rollouts"] for row in steps] == [2 * 2 * 4.0] * 3, "two questions a step: theirs counts variants"
+    saved = (tmp_path / "run" / "config.yaml").read_text()
+    assert "preset: authors" in saved
+    assert "offload_params: false" in saved
 
 
 def test_dapo_draws_further_questions(inputs, tmp_path):
     """Answers of one token have an odd length: no group is live, so the search ends with the data."""
-    run(inputs, tmp_path, "algorithm=dapo", "data.max_response_length=1", "trainer.max_steps=1")
+    small_run(inputs, tmp_path, "algorithm=dapo", "data.max_response_length=1", "trainer.max_steps=1")
     (row,) = [row for row in rows_of(tmp_path) if "reward/mean" in row]
     assert row["dapo/questions_asked"] == 6
     assert row["dapo/short_of_live_groups"] == 2
@@ -174,7 +188,7 @@ def test_the_policy_learns_to_begin_as_the_reference_does(inputs, tmp_path, algo
     than another and the prefix alone carries the credit."""
     (tmp_path / "reward.py").write_text(BEGUN_REWARD)
     reward = f"worker.reward.reward_function={tmp_path / 'reward.py'}:score"
-    run(inputs, tmp_path, *choose(algorithm), reward, "trainer.max_steps=6", "worker.actor.optim.lr=1e-2")
+    small_run(inputs, tmp_path, *choose(algorithm), reward, "trainer.max_steps=6", "worker.actor.optim.lr=1e-2")
     before, after = (mean_logprob_of_steps(f) for f in (inputs / "model", list_checkpoints(tmp_path)[-1] / "policy"))
     assert after > before + 1
     steps = [row for row in rows_of(tmp_path) if "reward/mean" in row]
@@ -198,6 +212,8 @@ BAD = {
     "no such column": (["trainer.val_by=levl"], "did you mean level?"),
     "font that is none": (["data.font={inputs}/reward.py"], "give a .ttf or .otf file"),
     "no such logger": (["trainer.logger=[flie]"], "did you mean file?"),
+    "no such metric": (["trainer.save_best=val/acuracy"], "did you mean val/accuracy?"),
+    "metric of no file": (["trainer.save_best=val/accuracy", "data.val_files="], "give data.val_files"),
     "reward file missing": (["worker.reward.reward_function=nowhere.py:score"], "nowhere.py"),
     "run folder that cannot be made": (["trainer.save_checkpoint_path=/dev/null/run"], "cannot be made"),
     "checkpoint that is none": (["trainer.load_checkpoint_path={inputs}"], "it has no trainer.pt"),
@@ -209,7 +225,7 @@ BAD = {
 def test_bad_input_is_one_line_and_exit_code_2(inputs, tmp_path, capsys, extra, message):
     if extra == ["trainer.device=cuda"] and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    words = settings(inputs, tmp_path / "run", *[word.format(inputs=inputs) for word in extra])
+    words = small_settings(inputs, tmp_path / "run", *[word.format(inputs=inputs) for word in extra])
     assert main(words) == 2
     line = capsys.readouterr().err.strip()
     assert line.startswith("error: ")
@@ -220,50 +236,15 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs, tmp_path, capsys, extra, 
 
 def test_a_table_without_answers_and_a_broken_image_are_named(inputs, tmp_path, capsys):
     pq.write_table(pa.table({"problem": ["?"], "solved_by": ["x"]}), tmp_path / "no_answer.parquet")
-    assert main(settings(inputs, tmp_path / "a", f"data.train_files={tmp_path / 'no_answer.parquet'}")) == 2
+    assert main(small_settings(inputs, tmp_path / "a", f"data.train_files={tmp_path / 'no_answer.parquet'}")) == 2
     assert "no_answer.parquet" in capsys.readouterr().err
     rows = [{"problem": "<image>?", "answer": "1", "images": [{"bytes": b"not an image", "path": None}]}]
     pq.write_table(pa.Table.from_pylist(rows * 3), tmp_path / "broken.parquet")
-    words = settings(inputs, tmp_path / "b", f"data.train_files={tmp_path / 'broken.parquet'}", "data.on_bad_row=stop")
+    words = small_settings(
+        inputs, tmp_path / "b", f"data.train_files={tmp_path / 'broken.parquet'}", "data.on_bad_row=stop"
+    )
     assert main(words) == 2
     assert "broken.parquet:0" in capsys.readouterr().err
-
-
-def test_a_finished_run_is_not_written_over(inputs, tmp_path, capsys):
-    run(inputs, tmp_path, "trainer.max_steps=1")
-    assert main(settings(inputs, tmp_path, "trainer.max_steps=1")) == 2
-    assert "already holds a run" in capsys.readouterr().err
-
-
-def test_a_resume_names_what_has_changed_and_refuses_what_cannot_be(inputs, tmp_path, capsys):
-    run(inputs, tmp_path / "a", "trainer.max_steps=2", "trainer.save_freq=1")
-    first, last = list_checkpoints(tmp_path / "a")
-    run(inputs, tmp_path / "b", "trainer.max_steps=1")
-
-    def refusal(run_dir, *extra):
-        assert main(settings(inputs, run_dir, *extra)) == 2
-        return capsys.readouterr().err.strip()
-
-    from_first = f"trainer.load_checkpoint_path={first}"
-    assert "global_step_2 is later than global_step_1" in refusal(tmp_path / "a", from_first)
-    assert "already holds another run" in refusal(tmp_path / "b", from_first)
-    frozen = ["trainer.load_checkpoint_path=latest", "worker.actor.model.freeze_vision_tower=true"]
-    assert "restore worker.actor.model.freeze_vision_tower" in refusal(tmp_path / "a", *frozen)
-    capsys.readouterr()
-    summary = run(inputs, tmp_path / "a", f"trainer.load_checkpoint_path={last}", "worker.actor.optim.lr=1e-2")
-    assert summary["steps"] == 4
-    text = capsys.readouterr().out
-    assert "changed since global_step_2: worker.actor.optim.lr was 0.001, is 0.01\n" in text
-    assert text.count("changed since") == 1
-
-
-def test_ctrl_c_is_one_line(inputs, tmp_path, capsys, monkeypatch):
-    def interrupted(trainer):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("diva_engine.train.Trainer.run", interrupted)
-    assert main(settings(inputs, tmp_path)) == 130
-    assert capsys.readouterr().err.startswith("stopped; ")
 
 
 def test_list_and_settings_are_printed(capsys):
@@ -286,7 +267,7 @@ def test_a_prompt_that_breaks_in_mid_run_is_skipped_and_named(inputs, tmp_path):
     run_dir = tmp_path / "run"
     questions = damaged(inputs / "train.parquet", tmp_path)
     words = [f"data.train_files={questions}", "data.rollout_batch_size=6", "trainer.max_steps=1"]
-    summary = run(inputs, run_dir, *words)
+    summary = small_run(inputs, run_dir, *words)
     assert summary["responses"] == 5 * 4
     (line,) = (run_dir / "skipped_prompts.txt").read_text().splitlines()
     assert line.startswith("step 1: original variant of q0: ")
@@ -295,7 +276,7 @@ def test_a_prompt_that_breaks_in_mid_run_is_skipped_and_named(inputs, tmp_path):
 
 def test_a_held_out_question_that_cannot_be_posed_is_named_too(inputs, tmp_path):
     run_dir = tmp_path / "run"
-    run(inputs, run_dir, f"data.val_files={damaged(inputs / 'val.parquet', tmp_path)}", "trainer.max_steps=1")
+    small_run(inputs, run_dir, f"data.val_files={damaged(inputs / 'val.parquet', tmp_path)}", "trainer.max_steps=1")
     lines = (run_dir / "skipped_prompts.txt").read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == ["validation 0", "validation 1"]
     checks = [row for row in rows_of(run_dir) if "val/accuracy" in row]

@@ -70,19 +70,26 @@ void run_cpu(const Arguments& arguments, const DivaOptions& options, const Three
                      [](int64_t count, const auto& f) { parallel_ranges(count, kQuestionsAThread, f); });
 }
 
+// The schema's plain numbers, in the struct's order.
+DivaOptions options_of(double k, int64_t weight, int64_t rrb, double r_max, bool sample_std, double eps,
+                       int64_t balance, int64_t max_length, double w_local, double w_global) {
+  return {k,
+          static_cast<Weight>(weight),
+          static_cast<Rrb>(rrb),
+          r_max,
+          sample_std,
+          eps,
+          static_cast<Balance>(balance),
+          max_length,
+          w_local,
+          w_global};
+}
+
 ThreeTensors on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, double k,
                     int64_t weight, int64_t rrb, double r_max, bool sample_std, double eps, int64_t balance,
                     std::optional<Tensor> lengths, int64_t max_length, double w_local, double w_global) {
-  const DivaOptions options{k,
-                            static_cast<Weight>(weight),
-                            static_cast<Rrb>(rrb),
-                            r_max,
-                            sample_std,
-                            eps,
-                            static_cast<Balance>(balance),
-                            max_length,
-                            w_local,
-                            w_global};
+  const DivaOptions options =
+      options_of(k, weight, rrb, r_max, sample_std, eps, balance, max_length, w_local, w_global);
   const Arguments arguments = checked(rewards, prompt_offsets, question_offsets, difficulty, lengths, options);
   check_offsets_cpu(arguments.prompt_offsets, arguments.rewards.numel(), kOp, "prompt_offsets");
   check_offsets_cpu(arguments.question_offsets, arguments.difficulty.numel(), kOp, "question_offsets");
@@ -98,16 +105,8 @@ ThreeTensors on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor question_offse
 ThreeTensors on_cuda(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, double k,
                      int64_t weight, int64_t rrb, double r_max, bool sample_std, double eps, int64_t balance,
                      std::optional<Tensor> lengths, int64_t max_length, double w_local, double w_global) {
-  const DivaOptions options{k,
-                            static_cast<Weight>(weight),
-                            static_cast<Rrb>(rrb),
-                            r_max,
-                            sample_std,
-                            eps,
-                            static_cast<Balance>(balance),
-                            max_length,
-                            w_local,
-                            w_global};
+  const DivaOptions options =
+      options_of(k, weight, rrb, r_max, sample_std, eps, balance, max_length, w_local, w_global);
   const Arguments arguments = checked(rewards, prompt_offsets, question_offsets, difficulty, lengths, options);
   const torch::stable::accelerator::DeviceGuard guard(arguments.rewards.get_device_index());
   const ThreeTensors outputs = new_outputs(arguments.rewards);

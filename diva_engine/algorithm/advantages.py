@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,3 +91,11 @@ def population_factor(lengths: Tensor) -> Tensor:
     """What turns a standard deviation over n - 1 into one over n."""
     n = lengths.clamp(min=1).to(torch.float32)
     return ((n - 1) / n).sqrt()
+
+
+def diva_terms(settings: AdvantageConfig) -> dict[str, Any]:
+    """The settings as `ops.diva_advantage` takes them."""
+    terms = dataclasses.asdict(settings)
+    if settings.balance == "global_only":
+        terms |= {"balance": "none", "w_local": 0.0}
+    return terms

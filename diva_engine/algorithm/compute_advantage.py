@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diva_engine import ops
-from diva_engine.algorithm.advantages import group_centred, group_zscore, leave_one_out, rescale_by_range
+from diva_engine.algorithm.advantages import diva_terms, group_centred, group_zscore, leave_one_out, rescale_by_range
 from diva_engine.algorithm.difficulty_groups import durian_sum
 from diva_engine.algorithm.recipes import recipe_defaults
 from diva_engine.algorithm.rollout_order import Ids, RolloutOrder, as_numbers, order_rollouts
@@ -131,7 +131,7 @@ def _diva(step: _Step, config: Config) -> Tensor:
         level,
         lengths=lengths,
         max_length=step.max_length,
-        **dataclasses.asdict(settings),
+        **diva_terms(settings),
     ).advantage
 
 

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from diva_engine import ops
 from diva_engine.algorithm.hint_control import HintState
+from diva_engine.algorithm.variant_effects import Answered, VariantEffects
 from diva_engine.config import DifficultyConfig
 from diva_engine.records import Problem, ScoredGroup, UserError
 
 PASS_RATE_DECAY = 0.5  # weight of the newest visit in the running pass rate
-COLUMNS: Mapping[str, float | int] = {  # what a row holds before anything is known; the type says the column's
+# What a row holds before anything is known; the type says the column's. The first are moved by a step's rollouts, all
+# rows at once, and live on the device; plans and preparations note the others one by one, on the host.
+MEASURED: Mapping[str, float | int] = {
     "difficulty": math.nan,
     "pass_rate": math.nan,
     "last_accuracy": math.nan,
     "visits": 0,
     "last_step": -1,
+}
+NOTED: Mapping[str, float | int] = {
     "hint_steps": 0,
     "hint_failures": 0,
     "visual_entropy": math.nan,
     "visual_entropy_step": -1,
 }
+COLUMNS = {**MEASURED, **NOTED}
 
 
 class DifficultyLedger:
-    """What is known of each question, one row a question met.
+    """What is known of each question, one row a question met, and of what the kinds of variants do (`effects`).
 
-    Owns its state: `state_dict` restores it exactly.
+    Owns its state: `state_dict` restores it exactly. Equal groups in any order leave equal rows, so ranks that observe
+    the same step agree.
     """
 
     difficulty: Tensor  # [M] float32, level in [1, 9]
@@ -45,25 +53,37 @@ class DifficultyLedger:
     visual_entropy: Tensor  # [M] float32, NaN before the first look
     visual_entropy_step: Tensor  # [M] int64, step of the last look, -1 before the first
 
-    def __init__(self, settings: DifficultyConfig) -> None:
+    def __init__(self, settings: DifficultyConfig, device: str | torch.device = "cpu") -> None:
         self.settings = settings
+        self.effects = VariantEffects()
+        self._device = torch.device(device)
         self._row: dict[str, int] = {}
+        self._host: dict[str, npt.NDArray[np.float32]] = {}  # measured columns as read on the host, until they change
         for name, blank in COLUMNS.items():
-            setattr(self, name, torch.tensor([blank])[:0])
+            setattr(self, name, torch.tensor([blank], device=self._device_of(name))[:0])
+
+    @property
+    def ids(self) -> list[str]:
+        """The questions, in the order of the rows."""
+        return list(self._row)
 
     def level(self, problem: Problem) -> float:
         """The question's difficulty; a question never met starts at its record's level, or at the setting's."""
         row = self._row.get(problem.id)
-        return self._initial(problem) if row is None else float(self.difficulty[row])
+        return self._initial(problem) if row is None else float(self._read("difficulty")[row])
 
     def observe(self, groups: Sequence[ScoredGroup], step: int) -> None:
         """Takes in what the step's rollouts say: one update a question, from the accuracy that the settings name."""
-        accuracies = accuracy_by_question(groups, self.settings.accuracy_over)
+        answered = answered_variants(groups)
+        originals, over = accuracy_by_question(answered, "originals"), self.settings.accuracy_over
+        self.effects.observe(answered, originals)
+        accuracies = originals if over == "originals" else accuracy_by_question(answered, over)
         if not accuracies:
             return
-        problems = {group.variant.problem.id: group.variant.problem for group in groups}
-        rows = torch.tensor(self._rows_of([problems[id] for id in accuracies]))
-        accuracy = torch.tensor(list(accuracies.values()))
+        if not accuracies.keys() <= self._row.keys():
+            self._rows_of([variant.problem for variant, _ in answered if variant.problem.id in accuracies])
+        rows = torch.tensor([self._row[id] for id in accuracies], device=self._device)
+        accuracy = torch.tensor(list(accuracies.values()), dtype=torch.float32, device=self._device)
         settings = self.settings
         ops.update_difficulty(
             self.difficulty,
@@ -80,11 +100,17 @@ class DifficultyLedger:
         self.last_accuracy[rows] = accuracy
         self.visits[rows] += 1
         self.last_step[rows] = step
+        self._host.clear()
 
     def was_dead(self, problem: Problem) -> bool:
         """Whether the question's last visit had no right rollout."""
         row = self._row.get(problem.id)
-        return row is not None and float(self.last_accuracy[row]) == 0
+        return row is not None and float(self._read("last_accuracy")[row]) == 0
+
+    def was_solved(self, problem: Problem) -> bool:
+        """Whether all rollouts of the question's last visit were right."""
+        row = self._row.get(problem.id)
+        return row is not None and float(self.last_accuracy[row]) == 1
 
     def hint(self, problem: Problem) -> HintState:
         """How much of its solution the question is shown next."""
@@ -114,8 +140,26 @@ class DifficultyLedger:
     def mean_difficulty(self, problems: Sequence[Problem]) -> float:
         return sum(self.level(problem) for problem in problems) / len(problems)
 
+    def warm_start(self, rows: Mapping[str, Mapping[str, float | int]]) -> None:
+        """Begins with what another run has found, by question id: a difficulty each, and of the other columns what is
+        known.
+
+        Difficulties are brought into the settings' range. The other run's steps are not this one's: questions count as
+        visited before the first step, and pictures as looked at in it.
+        """
+        self._row = {id: row for row, id in enumerate(rows)}
+        for name, blank in COLUMNS.items():
+            values = [row.get(name, blank) for row in rows.values()]
+            column = torch.tensor(values, dtype=torch.tensor(blank).dtype, device=self._device_of(name))
+            setattr(self, name, column)
+        self.difficulty = self.difficulty.clamp(self.settings.low, self.settings.high)
+        self.last_step.fill_(-1)
+        self.visual_entropy_step = torch.where(self.visual_entropy.isnan(), -1, 0)
+        self._host.clear()
+
     def state_dict(self) -> dict[str, Any]:
-        return {"ids": list(self._row)} | {name: getattr(self, name).clone() for name in COLUMNS}
+        columns = {name: getattr(self, name).to("cpu", copy=True) for name in COLUMNS}
+        return {"ids": self.ids, **columns, "effects": self.effects.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._row = {id: row for row, id in enumerate(state["ids"])}
@@ -124,7 +168,18 @@ class DifficultyLedger:
             if len(column) != len(self._row):
                 rows = f"{len(column)} rows for {len(self._row)} questions"
                 raise UserError(f"the ledger's {name} has {rows}; take another checkpoint")
-            setattr(self, name, column.clone())
+            setattr(self, name, column.to(self._device_of(name), copy=True))
+        self.effects.load_state_dict(state.get("effects", {}))
+        self._host.clear()
+
+    def _device_of(self, name: str) -> torch.device:
+        return self._device if name in MEASURED else torch.device("cpu")
+
+    def _read(self, name: str) -> npt.NDArray[np.float32]:
+        """A measured column on the host: of a GPU's one copy a step, however many questions ask."""
+        if name not in self._host:
+            self._host[name] = getattr(self, name).cpu().numpy()
+        return self._host[name]
 
     def _initial(self, problem: Problem) -> float:
         level = self.settings.initial if problem.difficulty is None else problem.difficulty
@@ -140,15 +195,23 @@ class DifficultyLedger:
             self._row.update(zip(new, range(len(self._row), len(self._row) + len(new)), strict=True))
             for name, blank in COLUMNS.items():
                 values = [self._initial(p) if name == "difficulty" else blank for p in new.values()]
-                setattr(self, name, torch.cat([getattr(self, name), torch.tensor(values)]))
+                added = torch.tensor(values, device=self._device_of(name))
+                setattr(self, name, torch.cat([getattr(self, name), added]))
+            self._host.clear()
         return [self._row[problem.id] for problem in problems]
 
 
-def accuracy_by_question(groups: Sequence[ScoredGroup], over: str = "all") -> dict[str, float]:
+def answered_variants(groups: Sequence[ScoredGroup]) -> list[Answered]:
+    """Each group's variant with the accuracies of its rollouts; groups without rollouts are left out."""
+    return [(group.variant, [score.accuracy for score in group.scores]) for group in groups if group.scores]
+
+
+def accuracy_by_question(answered: Sequence[Answered], over: str = "all") -> dict[str, float]:
     """Mean accuracy of each question's rollouts, over all its prompts, its original only, or its variants only."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for group in groups:
-        is_original = group.variant.index == 0
-        if over == "all" or is_original == (over == "originals"):
-            scores[group.variant.problem.id] += [score.accuracy for score in group.scores]
-    return {id: sum(values) / len(values) for id, values in scores.items()}
+    found: dict[str, list[float]] = {}
+    for variant, accuracies in answered:
+        if over == "all" or (variant.index == 0) == (over == "originals"):
+            known = found.get(variant.problem.id)
+            found[variant.problem.id] = accuracies if known is None else known + accuracies
+    # fsum is exact to its one rounding, so the order in which ranks' groups were gathered does not matter.
+    return {id: math.fsum(values) / len(values) for id, values in found.items()}

@@ -58,6 +58,7 @@ def _policy_loss(
     batch: TokenBatch, config: Config, divisor: float, *, loss: LossKind = "ppo", ratio: RatioKind = "token"
 ) -> PolicyLoss:
     actor, algorithm = config.worker.actor, config.algorithm
+    truncation = config.worker.importance_truncation
     return ops.policy_loss(
         batch.logprob,
         batch.old_logprob,
@@ -65,8 +66,8 @@ def _policy_loss(
         batch.offsets,
         loss=loss,
         ratio=ratio,
-        sampler_logprob=batch.sampler_logprob if actor.importance_truncation else None,
-        truncation=actor.importance_truncation or 1.0,
+        sampler_logprob=batch.sampler_logprob if truncation else None,
+        truncation=truncation or 1.0,
         clip_low=actor.clip_ratio_low,
         clip_high=actor.clip_ratio_high,
         clip_dual=actor.clip_ratio_dual or None,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from diva_engine.algorithm.difficulty import DifficultyLedger
-from diva_engine.algorithm.variants import VariantSettings, draw_variants, original
+from diva_engine.algorithm.variant_effects import calibrated
+from diva_engine.algorithm.variants import VariantSettings, always_drawable, draw_variants, original
 from diva_engine.config import Config
 from diva_engine.records import Problem, Request, ScoredGroup
 from diva_engine.seeds import derive_random
@@ -32,6 +33,7 @@ class PlanContext:
     draw_more: Callable[[int], list[Problem]] = no_more_questions  # up to that many questions the step has not met
     metrics: dict[str, float] = field(default_factory=dict)  # written by the plan, logged with the step
     notes: list[str] = field(default_factory=list)  # written by the plan, each told to the user once a run
+    is_drawable: Callable[[str], bool] = always_drawable  # whether a question can be drawn into its image
 
 
 PlanRun = Generator[list[Request], list[ScoredGroup], list[ScoredGroup]]
@@ -49,12 +51,15 @@ def ask_originals_and_variants(problems: Sequence[Problem], context: PlanContext
     """Every question as it stands and in variants of matching difficulty: DIVA's plan. Groups of a question stand
     together."""
     config = context.config
-    settings = VariantSettings(config.variants, config.hint)
+    settings = VariantSettings(config.variants, config.hint, context.is_drawable)
     requests = []
     for problem in problems:
         level = context.ledger.level(problem)
         draw = derive_random(config.data.seed, "variants", context.step, problem.id)
-        posed = [original(problem, level), *draw_variants(problem, level, settings, draw)]
+        variants = [
+            calibrated(v, context.ledger.effects, config) for v in draw_variants(problem, level, settings, draw)
+        ]
+        posed = [original(problem, level), *variants]
         requests += [Request(variant, config.worker.rollout.n) for variant in posed]
     groups = yield requests
     return groups

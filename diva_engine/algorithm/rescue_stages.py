@@ -13,9 +13,14 @@ from diva_engine.seeds import derive_random
 
 
 def probe_requests(problems: Sequence[Problem], context: PlanContext) -> list[Request]:
-    """A few plain rollouts of every question."""
-    num_rollouts = min(context.config.rescue.probe, context.config.worker.rollout.n)
-    return [Request(original(problem, context.ledger.level(problem)), num_rollouts) for problem in problems]
+    """A few plain rollouts of every question; fewer of one that was solved on its last visit."""
+    return [Request(original(p, context.ledger.level(p)), _num_probes(p, context)) for p in problems]
+
+
+def _num_probes(problem: Problem, context: PlanContext) -> int:
+    settings = context.config.rescue
+    wanted = settings.probe_solved if context.ledger.was_solved(problem) else settings.probe
+    return min(wanted, context.config.worker.rollout.n)
 
 
 def rescue_requests(probes: Sequence[ScoredGroup], context: PlanContext) -> list[Request]:
@@ -82,10 +87,10 @@ def most_steps(problem: Problem) -> int:
 def _second_variant(group: ScoredGroup, context: PlanContext) -> Variant:
     """How the question is posed in the second stage; its plain form where nothing else fits."""
     config, problem = context.config, group.variant.problem
-    if group.mean_accuracy == 0:
+    if group.mean_accuracy == 0 and len(group.rollouts) >= config.rescue.probe:  # a slip in fewer needs no hint
         return _next_hint(group.variant, context) or group.variant
     if group.mean_accuracy == 1 and config.rescue.perturb_solved:
-        settings = VariantSettings(config.variants, config.hint)
+        settings = VariantSettings(config.variants, config.hint, context.is_drawable)
         draw = derive_random(config.data.seed, "variants", context.step, problem.id)
         variant = draw_perturbed(problem, group.variant.difficulty, settings, draw)
         return group.variant if variant.fallback else variant

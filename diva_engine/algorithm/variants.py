@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from diva_engine.config import HintConfig, VariantsConfig
@@ -27,10 +27,14 @@ PERTURBATIONS = {
     5: (3, 0.30),
     6: (4, 0.45),
 }  # (operations, strength)
-OPERATION_NAMES = ("rotate", "gaussian", "salt_pepper", "blur")
 ROTATED = "The image has been rotated."
 QUESTION_IS_IN_IMAGE = "The question stands in the image."
 IMAGE_MARKER = "<image>"
+
+
+def always_drawable(text: str) -> bool:
+    """For those who draw no text, or have a font of every letter."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class VariantSettings:
 
     variants: VariantsConfig
     hint: HintConfig
+    is_drawable: Callable[[str], bool] = always_drawable  # whether the font has every letter of a question
 
 
 def original(problem: Problem, difficulty: float) -> Variant:
@@ -50,7 +55,7 @@ def draw_variants(problem: Problem, difficulty: float, settings: VariantSettings
     """The question's variants for this step, numbered from 1, at the levels that its difficulty asks for."""
     level = round(min(max(difficulty, 1), 9))
     return [
-        _variant(problem, i + 1, difficulty, draw_shift(level, draw), settings, draw)
+        pose_variant(problem, i + 1, difficulty, draw_shift(level, draw), settings, draw)
         for i in range(settings.variants.num)
     ]
 
@@ -74,7 +79,7 @@ def draw_perturbed(
 ) -> Variant:
     """A harder variant of a question at its level; `fallback` says that the record has nothing to perturb."""
     shift = max(1, draw_shift(round(min(max(difficulty, 1), 9)), draw))
-    return _variant(problem, index, difficulty, shift, settings, draw)
+    return pose_variant(problem, index, difficulty, shift, settings, draw)
 
 
 def draw_shift(level: int, draw: random.Random) -> int:
@@ -99,11 +104,12 @@ def hint_text(steps: Sequence[str], hint: HintConfig) -> str:
     return hint.answer_template.format(steps=hint.separator.join(steps))
 
 
-def _variant(
+def pose_variant(
     problem: Problem, index: int, difficulty: float, shift: int, settings: VariantSettings, draw: random.Random
 ) -> Variant:
+    """The question made `shift` harder, or easier where it is negative, as far as the record has what that needs."""
     wanted = _kind_of(shift)
-    kind = _nearest_possible(wanted, problem)
+    kind = _nearest_possible(wanted, problem, settings)
     if kind == "hint":
         allowed = usable_steps(problem)
         pose = _with_hint(problem, allowed[: NUM_HINT_STEPS.get(-shift, len(allowed))], settings.hint)
@@ -147,14 +153,15 @@ def _kind_of(shift: int) -> VariantKind:
     return "perturbation" if shift <= max(PERTURBATIONS) else "text_in_image"
 
 
-def _nearest_possible(kind: VariantKind, problem: Problem) -> VariantKind:
+def _nearest_possible(kind: VariantKind, problem: Problem, settings: VariantSettings) -> VariantKind:
     """The wanted kind, or the nearest one for which the record has what it needs."""
     if kind == "hint" and usable_steps(problem):
         return kind
     if kind == "perturbation" and problem.images:
         return kind
     if kind == "text_in_image" and problem.images:
-        return "perturbation" if problem.text_in_image else kind
+        is_drawn = not problem.text_in_image and settings.is_drawable(problem.text)
+        return kind if is_drawn else "perturbation"
     return "paraphrase" if problem.paraphrases else "original"
 
 
@@ -167,7 +174,8 @@ def _with_hint(problem: Problem, steps: Sequence[str], hint: HintConfig) -> _Pos
 
 def _perturbed(problem: Problem, shift: int, settings: VariantsConfig, draw: random.Random) -> _Pose:
     num_operations, strength = PERTURBATIONS[min(shift, max(PERTURBATIONS))]
-    names = ["rotate"] if problem.text_in_image else draw.sample(OPERATION_NAMES, num_operations)
+    offered = settings.operations
+    names = ["rotate"] if problem.text_in_image else draw.sample(offered, min(num_operations, len(offered)))
     operations = tuple(_operation(name, strength, settings, draw) for name in names)
     rephrase = problem.paraphrases and draw.random() < 0.2 + 0.07 * strength
     text = draw.choice(problem.paraphrases) if rephrase else problem.text

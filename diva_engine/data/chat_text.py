@@ -65,8 +65,10 @@ def split_at_markers(text: str) -> list[dict[str, str]]:
 
 def _load_template(path: Path) -> jinja2.Template:
     try:
+        if not path.is_file():  # a device would be read without end
+            raise FileNotFoundError("no such file")
         source = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"data.format_prompt={path} cannot be read ({error})") from error
     environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diva_engine.data.tables import UnreadableRow
+from diva_engine.data.wording import brief
 
 IMAGE_MARKER = "<image>"  # marks the place of one image in a question
 
@@ -53,7 +54,7 @@ def read_turn(message: Any) -> Turn:
     name = message.get("role", message.get("from"))
     role = _ROLES.get(str(name))
     if role is None:
-        raise UnreadableRow(f"a chat message has the role {name!r}; known are {', '.join(_ROLES)}")
+        raise UnreadableRow(f"a chat message has the role {brief(repr(name))}; known are {', '.join(_ROLES)}")
     return Turn(role, _read_content(message.get("content", message.get("value"))))
 
 

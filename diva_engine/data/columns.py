@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from diva_engine.data.wording import brief
 from diva_engine.records import UserError
 
 # The first name that a table has is taken. A dotted name looks inside a struct.
@@ -62,7 +63,7 @@ class ColumnMap:
         if absent:
             lines.append(f"without: {', '.join(absent)}")
         if self.unused:
-            lines.append(f"not read: {', '.join(self.unused)}")
+            lines.append(f"not read: {brief(', '.join(self.unused))}")
         return lines
 
 
@@ -128,4 +129,4 @@ def _missing_column(field: str, present: list[str], where: str) -> str:
 
 
 def _listed(present: list[str]) -> str:
-    return ", ".join(name for name in present if "." not in name) or "none"
+    return brief(", ".join(name for name in present if "." not in name) or "none")

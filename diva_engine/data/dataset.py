@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -17,6 +17,7 @@ from diva_engine.data.files import open_tables
 from diva_engine.data.images import read_image_sources
 from diva_engine.data.rows import RowReader
 from diva_engine.data.tables import Table, UnreadableRow
+from diva_engine.data.wording import brief
 from diva_engine.records import Problem, UserError
 
 OnBadRow = Literal["skip", "stop"]
@@ -97,6 +98,37 @@ class ProblemSet:
         """The index of the question with this id. Raises KeyError."""
         return self._index[problem_id]
 
+    def row_of(self, index: int) -> int:
+        """The row of question `index` in its file, from 0. Questions of one conversation share theirs."""
+        return self._places[index].row
+
+    def cells(self, field: str) -> Iterator[Any]:
+        """What stands in the user's column for `field`, question by question; None where there is no such column."""
+        for number, source in enumerate(self._sources):
+            rows = [place.row for place in self._places if place.source == number]
+            column = source.columns.chosen[field]
+            if column is None:
+                yield from (None for _ in rows)
+                continue
+            light = enumerate(source.table.scan([column.split(".")[0]], None))
+            current, cell = -1, None
+            for row in rows:  # in the order of the file; the questions of one conversation share a row
+                while current < row:
+                    current, found = next(light)
+                    cell = source.columns.value(found.columns, field)
+                yield cell
+
+    def columns_of(self, index: int) -> ColumnMap:
+        """The columns that feed question `index`."""
+        return self._sources[self._places[index].source].columns
+
+    def index_of_row(self, row: int) -> int:
+        """The index of the first question of this row, counted from 0 in the first file. Raises KeyError."""
+        for index, place in enumerate(self._places):
+            if (place.source, place.row) == (0, row):
+                return index
+        raise KeyError(row)
+
     def describe(self) -> list[str]:
         """What is printed at start: rows, columns chosen, rows left out."""
         lines = []
@@ -157,7 +189,7 @@ class ProblemSet:
         if problem_id in self._index:
             first = self._places[self._index[problem_id]]
             raise UserError(
-                f"two rows have the id {problem_id!r}: {self._origin(first)} and {self._origin(place)}; "
+                f"two rows have the id {brief(repr(problem_id))}: {self._origin(first)} and {self._origin(place)}; "
                 "give every row its own id, or set data.id_key=none to number the rows"
             )
         self._index[problem_id] = len(self.ids)

@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from diva_engine.data.tables import ArrowTable, JsonArrayTable, JsonLinesTable, Table
+from diva_engine.data.wording import reason_of
 from diva_engine.records import UserError
 
 if TYPE_CHECKING:
@@ -73,21 +74,30 @@ def _open_parquet(path: Path, name: str) -> Table:
 
     _hide_bars_off_terminal()
     try:
-        if pyarrow.parquet.read_metadata(path).num_rows == 0:
-            raise UserError(f"{name} has no rows")
+        num_rows = pyarrow.parquet.read_metadata(path).num_rows
+    except PermissionError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # a spoilt footer is an OSError of Arrow's
+        raise _unreadable(name, error) from error
+    if num_rows == 0:
+        raise UserError(f"{name} has no rows")
+    try:
         dataset = datasets.load_dataset("parquet", data_files=_as_pattern(path), split="train")
-    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, UnicodeDecodeError) as error:
-        cause = _reason(error.__cause__ or error)
-        raise UserError(f"{name} is not readable as parquet ({cause}); write or download it again") from error
     except PermissionError as error:
         raise UserError(
-            f"{name}: no permission to read it, or to write {_cache_folder()} ({_reason(error)})"
+            f"{name}: no permission to read it, or to write {_cache_folder()} ({reason_of(error)})"
         ) from error
     except OSError as error:
         raise UserError(
-            f"{name}: its Arrow copy cannot be written to {_cache_folder()} ({_reason(error)}); set HF_DATASETS_CACHE"
+            f"{name}: its Arrow copy cannot be written to {_cache_folder()} ({reason_of(error)}); set HF_DATASETS_CACHE"
         ) from error
+    except Exception as error:  # damage, types and metadata that `datasets` does not know: a dozen kinds
+        raise _unreadable(name, error.__cause__ or error) from error
     return ArrowTable(dataset, name, path.parent)
+
+
+def _unreadable(name: str, error: BaseException) -> UserError:
+    return UserError(f"{name} is not readable as parquet ({reason_of(error)}); write or download it again")
 
 
 def _hide_bars_off_terminal() -> None:
@@ -128,9 +138,12 @@ def _open_folder(folder: Path, split: str) -> list[Table]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         return [_open_saved(folder, split)]
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _OPENERS and path.is_file())
-    files = [path for path in files if path.name != "dataset_infos.json" and not _is_hidden(path, folder)]
+    files = [path for path in files if not (_is_about_data(path) or _is_hidden(path, folder))]
+    models = {parent for parent in {path.parent for path in files} if _is_model_folder(parent)}
+    files = [path for path in files if path.suffix.lower() != ".json" or path.parent not in models]
     if not files:
-        raise UserError(f"{folder} holds no {', '.join(_OPENERS)} file")
+        without = f" beside the model in {sorted(models)[0]}" if models else ""
+        raise UserError(f"{folder} holds no {', '.join(_OPENERS)} file{without}")
     by_split: dict[str, list[Path]] = {}
     for path in files:
         by_split.setdefault(split_of(path.relative_to(folder)), []).append(path)
@@ -138,6 +151,16 @@ def _open_folder(folder: Path, split: str) -> list[Table]:
     if wanted not in by_split:
         raise UserError(f"{folder} has no split {wanted!r}; it has {', '.join(by_split)}")
     return [_open_file(path, str(path)) for path in by_split[wanted]]
+
+
+def _is_about_data(path: Path) -> bool:
+    return path.name in ("dataset_infos.json", "dataset_info.json")
+
+
+def _is_model_folder(folder: Path) -> bool:
+    """Whether the folder's json files describe a model: a configuration beside a tokenizer, a processor or weights."""
+    beside = ("tokenizer*.json", "*processor_config.json", "generation_config.json", "*.safetensors*")
+    return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in beside)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -161,7 +184,7 @@ def _open_saved(folder: Path, split: str) -> Table:
     try:
         dataset = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
-        raise UserError(f"{folder} is not a readable saved dataset ({_reason(error)})") from error
+        raise UserError(f"{folder} is not a readable saved dataset ({reason_of(error)})") from error
     if isinstance(dataset, datasets.DatasetDict):
         dataset = _pick_split(dataset, split or "train", str(folder))
     return ArrowTable(dataset, str(folder), folder)
@@ -185,11 +208,6 @@ def _open_hub(location: str, split: str, source: str) -> Table:
         dataset = datasets.load_dataset(location, split=split)
     except Exception as error:  # the hub client raises a dozen kinds; each is the user's to mend
         raise UserError(
-            f"{source}: no such file or folder, and not loadable from the hub ({_reason(error)})"
+            f"{source}: no such file or folder, and not loadable from the hub ({reason_of(error)})"
         ) from error
     return ArrowTable(dataset, f"{location}@{split}", Path.cwd())
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -7,6 +7,7 @@ import binascii
 import io
 import math
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from diva_engine.data.wording import brief, reason_of
 from diva_engine.records import UserError
 
 ImageSource = bytes | str | Path
@@ -99,11 +101,13 @@ def resolve_path(path: str | Path, image_dir: str | Path) -> Path:
     try:
         absolute = os.path.abspath(os.path.join(root, path))
     except ValueError as error:  # a NUL byte
-        raise UserError(f"the image path {str(path)!r} is not a path") from error
+        raise UserError(f"the image path {brief(repr(str(path)))} is not a path") from error
     if "\0" in absolute:
-        raise UserError(f"the image path {str(path)!r} is not a path")
+        raise UserError(f"the image path {brief(repr(str(path)))} is not a path")
     if os.path.commonpath([root, absolute]) != root:
-        raise UserError(f"the image path {path} lies outside {root}; set data.image_dir to the folder of the images")
+        raise UserError(
+            f"the image path {brief(path)} lies outside {root}; set data.image_dir to the folder of the images"
+        )
     return Path(absolute)
 
 
@@ -122,7 +126,7 @@ def load_image(source: ImageSource, image_dir: str | Path | None = None) -> Imag
             upright = _upright(image)
             return _to_rgb(upright)
         except _PILLOW_ERRORS as error:
-            raise UserError(f"{_name(source)} cannot be decoded ({_reason(error)})") from error
+            raise UserError(f"{_name(source)} cannot be decoded ({reason_of(error)})") from error
 
 
 def image_size(source: ImageSource, image_dir: str | Path | None = None) -> tuple[int, int]:
@@ -132,6 +136,25 @@ def image_size(source: ImageSource, image_dir: str | Path | None = None) -> tupl
         if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode the pixels to look behind them
             return width, height
         return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def data_uri(source: ImageSource, max_pixels: int = 0) -> str:
+    """The picture for a server that is sent images inside requests, at most `max_pixels` large (0: any size).
+
+    Upright PNG and JPEG within the bound go as they are; all else is decoded, as `load_image` does, and sent as PNG.
+    """
+    image = load_image(source)  # a broken one is told here, not by the server
+    small = resize_to_pixels(image, max_pixels=max_pixels)
+    with _opened(source, None) as stored:
+        is_sendable = stored.format in ("PNG", "JPEG") and stored.mode in ("RGB", "L") and _orientation(stored) == 1
+        kind = str(stored.format).lower()
+    if small is image and is_sendable:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    else:
+        buffer = io.BytesIO()
+        small.save(buffer, "PNG")
+        kind, data = "png", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def resize_to_pixels(image: Image.Image, min_pixels: int = 0, max_pixels: int = 0) -> Image.Image:
@@ -169,7 +192,7 @@ def _opened(source: ImageSource, image_dir: str | Path | None) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UserError(f"{_name(source)} is no {', '.join(FORMATS)} image") from error
     except _PILLOW_ERRORS as error:
-        raise UserError(f"{_name(source)} cannot be opened ({_reason(error)})") from error
+        raise UserError(f"{_name(source)} cannot be opened ({reason_of(error)})") from error
     width, height = image.size
     if max(width, height) > MAX_SIDE:
         raise UserError(f"{_name(source)} has {width} x {height} pixels; a side may have {MAX_SIDE}")
@@ -179,9 +202,17 @@ def _opened(source: ImageSource, image_dir: str | Path | None) -> Image.Image:
 
 
 def _file_size(path: Path) -> int:
-    if not path.is_file():
-        raise UserError(f"the image {path} does not exist; set data.image_dir to the folder of the images")
-    return path.stat().st_size
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"the image {brief(path)} does not exist; set data.image_dir to the folder of the images"
+        ) from None
+    except OSError as error:  # a name that is too long, no permission, a loop of links
+        raise UserError(f"the image {brief(path)} cannot be opened ({error.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):  # a folder, a pipe, a device: reading could wait for ever
+        raise UserError(f"the image {brief(path)} is no file")
+    return status.st_size
 
 
 def _orientation(image: Image.Image) -> int:
@@ -221,9 +252,4 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _name(source: ImageSource) -> str:
-    return "the image" if isinstance(source, bytes) else f"the image {source}"
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()
-    return text[0] if text else type(error).__name__
+    return "the image" if isinstance(source, bytes) else f"the image {brief(source)}"

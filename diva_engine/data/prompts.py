@@ -27,7 +27,7 @@ from diva_engine.data.positions import mrope_positions, num_image_tokens
 from diva_engine.data.text_in_image import SMALLEST_FONT, draw_text_in_image, load_font
 from diva_engine.records import Problem, Processor, Prompt, UserError, Variant
 
-CACHE_BYTES = 256 * 2**20
+CACHE_BYTES = 128 * 2**20
 
 
 class PromptTooLong(UserError):

@@ -53,6 +53,7 @@ class RowReader:
                 origin=origin,
                 extra=extra,
             )
+            refuse_half_characters(problem)
             problems.append(problem)
         return problems
 
@@ -96,6 +97,19 @@ class RowReader:
                 self._notes[f"paraphrases with another number of {IMAGE_MARKER} markers were left out"] += 1
         wordings.pop(text, None)
         return tuple(wordings)
+
+
+def refuse_half_characters(problem: Problem) -> None:
+    """JSON can say half of a character beyond 16 bits; no tokenizer and no file takes it."""
+    texts = {"question": (problem.text,), "answer": (problem.answer,)}
+    texts |= {"paraphrases": problem.paraphrases, "steps": problem.steps}
+    texts |= {"system message": (str(problem.extra.get("system_prompt", "")),)}
+    for what, values in texts.items():
+        for value in values:
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise UnreadableRow(f"half a character stands in the {what}; write the file again as UTF-8") from None
 
 
 def place_markers(text: str, num_images: int) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
+from diva_engine.data.chats import IMAGE_MARKER
 from diva_engine.records import UserError
 
 BAND_SHARE = 0.22  # of the image's height, as the authors' code has it; long texts get a taller band
@@ -111,6 +113,25 @@ def refuse_missing_letters(text: str, font_path: str = "") -> None:
     if missing:
         name = font_path or BUILT_IN_FONT.stem
         raise UserError(f"the font {name} has no letter {' '.join(missing[:10])}; set data.font to one that has")
+
+
+class Drawable:
+    """Whether the font has every letter of a text. The first text that it has not is told, once."""
+
+    def __init__(self, font_path: str, tell: Callable[[str], None]) -> None:
+        self._font_path = font_path
+        self._tell = tell
+        self._has_told = False
+
+    def __call__(self, text: str) -> bool:
+        try:
+            refuse_missing_letters(text.replace(IMAGE_MARKER, " "), self._font_path)
+        except UserError as error:
+            if not self._has_told:
+                self._tell(f"questions are not drawn into their images where letters are missing: {error}")
+            self._has_told = True
+            return False
+        return True
 
 
 @lru_cache(maxsize=8192)

@@ -1,15 +1,16 @@
 """What the warm-up shows the model: questions with the answers it should learn to give.
 
 *Plain* lessons are questions of the easy levels with their worked answers. *Hinted* ones carry the first steps in the
-question, as the trainer's hint variants do, and their answers start over. *Varied* ones come with a slightly spoilt
-image. *Listing* lessons only name the dots of several tiles; without them the model is slow to learn to find a tile.
+question, as the trainer's hint variants do, and their answers start over. *Begun* ones have their answer begun for
+them. *Varied* ones come with a slightly spoilt image. *Listing* lessons only name the dots of several tiles; without
+them the model is slow to learn to find a tile. A mixture may let the teacher err; a model taught so is unsure.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -43,6 +44,10 @@ class Mixture:
     hinted_levels: Mapping[int, float]
     begun_levels: Mapping[int, float]
     stored_questions: Sequence[Question] = field(default=(), repr=False)
+    noise: float = 0.0  # chance that the teacher miscounts a tile, among the steps that are taught
+    own_steps: int = 1  # most steps that a begun answer leaves to be taught
+    longest: int = 0  # steps after which a plain answer stops, finished or not; 0: no bound
+    unknown_taught: Mapping[int, float] = field(default_factory=dict)  # what the teacher takes the unknown term for
 
 
 def draw_lesson(mixture: Mixture, rng: random.Random) -> Lesson:
@@ -70,18 +75,39 @@ def _tile_sum(mixture: Mixture, rng: random.Random) -> Lesson:
     kinds = {"hinted": mixture.hinted, "begun": mixture.begun, "plain": 1 - mixture.hinted - mixture.begun}
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     weights = {"hinted": mixture.hinted_levels, "begun": mixture.begun_levels, "plain": mixture.levels}[kind]
-    question = tiles.draw_question(rng.choices(list(weights), list(weights.values()))[0], rng)
-    text, answer, begun = _any_wording(question, rng), question.solution, ""
+    drawn = tiles.draw_tile_sum(rng.choices(list(weights), list(weights.values()))[0], rng)
+    question, begun, num_given = tiles.as_question(drawn), "", 0
+    text = _any_wording(question, rng)
     if kind == "hinted":
-        text += HINT.format(steps=" ".join(question.steps[: rng.randint(1, max(1, question.level - 1))]))
+        num_given = rng.randint(1, max(1, question.level - 1))
+        text += HINT.format(steps=" ".join(question.steps[:num_given]))
     elif kind == "begun":
-        begun = "<think> " + " ".join(question.steps[:-1])
-        answer = answer.removeprefix(begun).lstrip()
+        num_given = question.level - (rng.randint(1, mixture.own_steps) if mixture.own_steps > 1 else 1)
+        begun = "<think> " + " ".join(question.steps[:num_given])
+    taught = _as_taught(drawn, num_given, mixture, rng)
+    answer = (question if taught is drawn else tiles.as_question(taught)).solution.removeprefix(begun).lstrip()
     image = question.image
     if rng.random() < mixture.varied:
         image, remark = spoil(image, rng)
         text += remark
     return Lesson(text, answer, image, question.shown, begun)
+
+
+def _as_taught(drawn: tiles.TileSum, num_given: int, mixture: Mixture, rng: random.Random) -> tiles.TileSum:
+    """The question as the teacher sees it: the given steps right, of the others perhaps some not."""
+    taught = drawn
+    if mixture.longest and not num_given:
+        taught = replace(taught, asked=drawn.asked[: mixture.longest])
+    if mixture.noise:
+        seen = list(taught.asked)
+        for number in range(num_given, len(seen)):
+            if rng.random() < mixture.noise:
+                seen[number] = replace(seen[number], dots=rng.randint(1, tiles.MAX_DOTS))
+        taught = replace(taught, asked=tuple(seen))
+    if drawn.unknown and mixture.unknown_taught:
+        values = mixture.unknown_taught
+        taught = replace(taught, unknown=rng.choices(list(values), list(values.values()))[0])
+    return taught
 
 
 def _any_wording(question: Question, rng: random.Random) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
 
@@ -18,6 +18,9 @@ from diva_engine.demo.questions import Question, Shown
 MODULUS = 20
 MAX_DOTS = 9
 LEVELS = (1, 2, 3, 4, 5, 6)
+# Above the levels: six tiles and a last term that no picture shows, so that it must be found by trying.
+UNKNOWN_LEVEL = 7
+UNKNOWN = 3
 GRID = 3
 CELL = 28  # pixels: two patches of 14, merged into one image token, so that one tile is one token
 SIZE = GRID * CELL
@@ -74,14 +77,17 @@ class TileSum:
     asked: tuple[Tile, ...]  # in the order in which they are added; as many as the level
     tiles: tuple[Tile, ...]
     background: int  # grey value
+    unknown: int = 0  # what the term "unknown" adds at the end; 0: the question has no such term
 
     @property
     def level(self) -> int:
-        return len(self.asked)
+        return len(self.asked) + (self.unknown > 0)
 
 
 def draw_tile_sum(level: int, rng: random.Random) -> TileSum:
     """A random question of that level, with its image's contents."""
+    if level == UNKNOWN_LEVEL:
+        return replace(draw_tile_sum(level - 1, rng), unknown=UNKNOWN)
     cells = rng.sample(range(GRID * GRID), GRID * GRID)
     tiles = tuple(
         Tile(cell, colour, rng.randint(1, MAX_DOTS), (rng.randint(-2, 2), rng.randint(-2, 2)))
@@ -109,6 +115,7 @@ def render(question: TileSum) -> Image.Image:
 def wordings(question: TileSum) -> list[str]:
     """The question's text in every wording. None tells what a tile shows."""
     terms = " + ".join([str(question.start), *(tile.colour for tile in question.asked)])
+    terms += " + unknown" if question.unknown else ""
     return [wording.format(sum=terms) for wording in WORDINGS]
 
 
@@ -120,11 +127,11 @@ def solve(question: TileSum) -> list[str]:
         opening = f"{question.start} + " if number == 0 else ""
         total = (total + tile.dots) % MODULUS
         steps.append(f"{opening}{tile.colour} {tile.dots} = {total} ;")
-    return steps
+    return [*steps, f"unknown = {answer(question)} ;"] if question.unknown else steps
 
 
 def answer(question: TileSum) -> int:
-    return (question.start + sum(tile.dots for tile in question.asked)) % MODULUS
+    return (question.start + sum(tile.dots for tile in question.asked) + question.unknown) % MODULUS
 
 
 def shown(question: TileSum) -> Shown:
@@ -133,14 +140,17 @@ def shown(question: TileSum) -> Shown:
 
 
 def draw_question(level: int, rng: random.Random, id: str = "") -> Question:
-    drawn = draw_tile_sum(level, rng)
+    return as_question(draw_tile_sum(level, rng), id)
+
+
+def as_question(drawn: TileSum, id: str = "") -> Question:
     problem, *paraphrases = wordings(drawn)
     return Question(
         id=id,
         problem=problem,
         answer=str(answer(drawn)),
         image=render(drawn),
-        level=level,
+        level=drawn.level,
         num_levels=len(LEVELS),
         paraphrases=tuple(paraphrases),
         steps=tuple(solve(drawn)),

@@ -12,11 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from diva_engine.ops import token_logprob
 from diva_engine.policy.model import VISION_MODEL_TYPES, Policy
 from diva_engine.policy.packing import PackedRow, pack_trees
+from diva_engine.policy.padding import padding_tree
 from diva_engine.records import AnswerTree
 
 # Logits that exist at one time: 64 MiB in float32. Larger batches go through the language-model head in chunks, whose
 # logits the backward pass computes again.
-_LOGITS_PER_CHUNK = 1 << 24
+LOGITS_PER_CHUNK = 1 << 24
 
 
 def answer_logprobs(policy: Policy, trees: Sequence[AnswerTree], *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -24,9 +25,24 @@ def answer_logprobs(policy: Policy, trees: Sequence[AnswerTree], *, temperature:
 
     The trees lie end to end in one row: of each, prompt, image and forced prefix are read once, and its branches see
     them and themselves.
-    Banned ids are masked as in the sampler, so both give the same number for the same token.
+    Banned ids are masked as in the sampler, so both give the same number for the same token. Over sharded weights this
+    is a collective call, and `trees` may be empty.
     """
-    row = pack_trees(trees)
+    if not (policy.is_sharded and _needs_padding(policy, trees)):
+        return policy.run(_row_logprobs, policy, pack_trees(trees), temperature)
+    row = pack_trees([*trees, padding_tree(policy)])
+    logprob, entropy = policy.run(_row_logprobs, policy, row, temperature)
+    # The padding's one token is in the graph, so that its gradients exist, and they are 0.
+    return logprob[:-1] + 0.0 * logprob[-1], entropy[:-1]
+
+
+def _needs_padding(policy: Policy, trees: Sequence[AnswerTree]) -> bool:
+    """Whether the trees leave weights of the model unread."""
+    sees = policy.processor.image_token_id is not None
+    return not trees or (sees and all(tree.prompt.pixel_values is None for tree in trees))
+
+
+def _row_logprobs(policy: Policy, row: PackedRow, temperature: float) -> tuple[Tensor, Tensor]:
     hidden = _hidden_states(policy, row).index_select(0, row.predictors.to(policy.device))
     return _token_logprobs(policy, hidden, row.targets.to(policy.device), temperature)
 
@@ -60,7 +76,7 @@ def _token_logprobs(policy: Policy, hidden: Tensor, targets: Tensor, temperature
             logits.index_fill_(1, banned, float("-inf"))
         return token_logprob(logits, targets, temperature, inplace_backward=True)
 
-    chunk_size = max(1, _LOGITS_PER_CHUNK // policy.model.lm_head.weight.shape[0])
+    chunk_size = max(1, LOGITS_PER_CHUNK // policy.model.lm_head.weight.shape[0])
     if len(targets) <= chunk_size:
         return of_chunk(hidden, targets)
     chunks = [

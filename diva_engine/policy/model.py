@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging as transformers_logging
 
 from diva_engine.policy.attention import SHARED_PROMPT_ATTENTION
+from diva_engine.policy.cpu_products import use_fast_products
+from diva_engine.policy.folder_settings import write_dtype, write_pixel_limits
 from diva_engine.policy.patch_embedding import embed_patches_by_product
+from diva_engine.policy.progress_bars import without_progress_bars
+from diva_engine.policy.recompute import recompute_activations
+from diva_engine.policy.vision_attention import attend_windows_together
 from diva_engine.records import Processor, UserError
+
+T = TypeVar("T")
 
 VISION_MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 TEXT_MODEL_TYPES = ("qwen2", "qwen3", "llama")
@@ -34,6 +40,11 @@ TEXT_MODEL_TYPES = ("qwen2", "qwen3", "llama")
 _PLACEHOLDER_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 _TURN_START_TOKENS = ("<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>")
 _PLACEHOLDER_SETTINGS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+_WHY_REFUSED = {
+    "flash_attention_2": "its kernels have no mask under which answers share a prompt",
+    "flex": "torch has no backward pass of it on CPUs, the only place where this version is tested",
+}
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py")
@@ -48,22 +59,53 @@ class Policy:
     processor: Processor
     folder: Path  # the Hugging Face folder it was loaded from
     pixel_limits: dict[str, int]  # the image processor's limits that were overridden, by their names in `size`
+    side_files: dict[str, bytes]  # what lay beside the weights it was loaded from (tokenizer, templates), by name
+    device: torch.device  # where it computes
+    compute_dtype: torch.dtype
+    lora: Any = None  # peft's configuration, where adapters are trained in place of the weights
 
     @property
-    def device(self) -> torch.device:
-        return self.model.device
+    def holds_weights(self) -> bool:
+        """Whether the modules hold the policy's whole weights as others know them."""
+        return not self.is_sharded and self.lora is None
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder: safetensors, config, and the source folder's processor files."""
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds a share of the weights only: then a forward is a collective call."""
+        return isinstance(self.model, FSDPModule)
+
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """work(*args), which calls modules of the model, while the weights that belong to no block are whole."""
+        if not self.is_sharded:
+            return work(*args)
+        result: T = self.model.run_whole(work, *args)
+        if not torch.is_grad_enabled():
+            self.model.reshard()  # no backward will
+        return result
+
+    def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write an ordinary Hugging Face folder: safetensors, config, and the source folder's processor files.
+
+        `weights` are written in place of the model's own: whole tensors by its names, as `policy.weights` yields them.
+        """
         target = Path(folder)
-        with _without_progress_bars():
-            self.model.save_pretrained(target)
-        for source in sorted(self.folder.iterdir()):
-            is_weight_index = source.name.endswith(".index.json")
-            if source.suffix in _COPIED_SUFFIXES and not is_weight_index and not (target / source.name).exists():
-                shutil.copyfile(source, target / source.name)
+        with without_progress_bars():
+            self.model.save_pretrained(target, state_dict=None if weights is None else self._without_tied(weights))
+        write_dtype(target / "config.json", self.compute_dtype)
+        self.save_side_files(target)
+
+    def save_side_files(self, folder: str | Path) -> None:
+        """Write what lay beside the weights, config.json included, where the folder has no such file yet."""
+        target = Path(folder)
+        for name, content in self.side_files.items():
+            if not (target / name).exists():
+                (target / name).write_bytes(content)
         if self.pixel_limits:
-            _write_pixel_limits(target, self.pixel_limits)
+            write_pixel_limits(target, self.pixel_limits)
+
+    def _without_tied(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of tied weights no longer share memory, so that transformers could not tell them by it."""
+        return {name: weight for name, weight in weights.items() if name not in self.model.all_tied_weights_keys}
 
 
 def load_policy(
@@ -74,16 +116,19 @@ def load_policy(
     attn_implementation: str = "sdpa",
     trust_remote_code: bool = False,
     freeze_vision_tower: bool = False,
+    enable_gradient_checkpointing: bool = False,
     min_pixels: int = 0,
     max_pixels: int = 0,
 ) -> Policy:
     """Load a Hugging Face folder or hub name: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, or a text model (Qwen2, Qwen3, Llama).
 
+    `enable_gradient_checkpointing` lets the backward pass compute the activations of each layer again.
     `min_pixels` and `max_pixels` override the image processor's area limits; 0 leaves them as the folder has them.
     Raises UserError where the folder, the model or a setting cannot be used.
     """
     if attn_implementation != "sdpa":
-        raise UserError(f"attn_implementation {attn_implementation!r} does not know shared-prompt packing; use sdpa")
+        reason = _WHY_REFUSED.get(attn_implementation, "no such attention is known")
+        raise UserError(f"attn_implementation={attn_implementation}: {reason}; use sdpa")
     folder = _find_folder(path)
     config = _read_config(folder, trust_remote_code)
     model = _load_model(folder, config, getattr(torch, dtype), trust_remote_code)
@@ -91,12 +136,45 @@ def load_policy(
     processor = _load_processor(folder, model, pixel_limits, trust_remote_code)
     if processor.image_processor is not None:
         embed_patches_by_product(model.model.visual)
+        attend_windows_together(model.model.visual)
         model.model.visual.requires_grad_(not freeze_vision_tower)
+    use_fast_products(model)
+    if enable_gradient_checkpointing:
+        recompute_activations(model)
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides the signature
-    return Policy(model, processor, folder, pixel_limits)
+    return Policy(
+        model, processor, folder, pixel_limits, _read_side_files(folder), torch.device(device), getattr(torch, dtype)
+    )
 
 
-def _find_folder(path: str | Path) -> Path:
+def _read_side_files(folder: Path) -> dict[str, bytes]:
+    """Kept in memory: a run saves long after the checkpoint that it went on from has been dropped."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in _COPIED_SUFFIXES and path.is_file()]
+    return {path.name: path.read_bytes() for path in found if not path.name.endswith(".index.json")}
+
+
+def load_processor(
+    path: str | Path, *, trust_remote_code: bool = False, min_pixels: int = 0, max_pixels: int = 0
+) -> Processor:
+    """The processor that `load_policy` gives the policy, without reading a weight."""
+    folder = _find_folder(path)
+    config = _read_config(folder, trust_remote_code)
+    auto_class: Any = AutoModelForImageTextToText if config.model_type in VISION_MODEL_TYPES else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    pixel_limits = {name: limit for name, limit in _size_entries(min_pixels, max_pixels) if limit}
+    return _load_processor(folder, model, pixel_limits, trust_remote_code)
+
+
+def read_model_config(path: str | Path, *, trust_remote_code: bool = False) -> tuple[Path, Any]:
+    """Folder and configuration of a model whose weights need not be at hand. Raises UserError as `load_policy` does."""
+    folder = _find_folder(path, with_weights=False)
+    return folder, _read_config(folder, trust_remote_code)
+
+
+def _find_folder(path: str | Path, *, with_weights: bool = True) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -104,10 +182,9 @@ def _find_folder(path: str | Path) -> Path:
         raise UserError(f"model {path}: no such folder; give a Hugging Face model folder or a hub name (owner/name)")
     from huggingface_hub import snapshot_download
 
+    wanted = [*(["*.safetensors"] if with_weights else []), *(f"*{suffix}" for suffix in _COPIED_SUFFIXES)]
     try:
-        return Path(
-            snapshot_download(str(path), allow_patterns=["*.safetensors", *(f"*{s}" for s in _COPIED_SUFFIXES)])
-        )
+        return Path(snapshot_download(str(path), allow_patterns=wanted))
     except Exception as error:  # many classes: no network, no such name, gated, interrupted
         reason = _first_line(error)
         raise UserError(f"model {path}: no such folder here, and the hub did not give it ({reason})") from error
@@ -133,7 +210,7 @@ def _read_config(folder: Path, trust_remote_code: bool) -> Any:
 def _load_model(folder: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
     auto_class: Any = AutoModelForImageTextToText if config.model_type in VISION_MODEL_TYPES else AutoModelForCausalLM
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model, report = auto_class.from_pretrained(
                 folder,
                 config=config,
@@ -211,31 +288,6 @@ def _banned_ids(model: PreTrainedModel, tokenizer: Any, stop_ids: tuple[int, ...
 def _size_entries(min_pixels: int, max_pixels: int) -> tuple[tuple[str, int], tuple[str, int]]:
     """Transformers keeps area limits, in pixels, under these two names."""
     return ("shortest_edge", min_pixels), ("longest_edge", max_pixels)
-
-
-def _write_pixel_limits(folder: Path, pixel_limits: dict[str, int]) -> None:
-    """Let the saved folder see pictures at the size that was trained, wherever its processor settings lie."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        section = settings.get("image_processor", settings if name == "preprocessor_config.json" else None)
-        if section is not None:
-            section["size"] = {**section.get("size", {}), **pixel_limits}
-            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Transformers draws bars on stderr for loads and saves, through the trainer's own live table."""
-    were_shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if were_shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from diva_engine.ops.linear import linear
 
 
 def embed_patches_by_product(visual: Any) -> None:
@@ -21,4 +22,4 @@ def embed_patches_by_product(visual: Any) -> None:
 def _embed(projection: Any, patches: Tensor) -> Tensor:
     """patches [P, flat patch size] (or anything of as many elements) -> [P, vision hidden size]."""
     weight = projection.weight.flatten(1)
-    return F.linear(patches.reshape(-1, weight.shape[1]).to(weight.dtype), weight, projection.bias)
+    return linear(patches.reshape(-1, weight.shape[1]).to(weight.dtype), weight, projection.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,9 @@ def split_reward_function(setting: str) -> tuple[Path, str]:
         raise UserError(f"reward_function {setting!r}: there is no file {path}; write path/to/file.py:function")
     try:
         tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"reward_function {setting!r}: {path} cannot be read ({error.strerror})") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"reward_function {setting!r}: {path} is not valid Python: {error}") from None
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -88,6 +91,11 @@ class CustomReward:
                 name=self._pool.name,
             )
 
+    @property
+    def scores_alone(self) -> bool:
+        """A function of one answer; one of a batch may compare its answers."""
+        return self._is_sequential
+
     def __call__(
         self, responses: Sequence[str], problems: Sequence[Problem], response_lengths: Sequence[int] | None = None
     ) -> list[Score]:
@@ -106,14 +114,14 @@ class CustomReward:
         self._pool.close()
 
     def _one_by_one(self, items: Sequence[Any]) -> list[Any]:
-        return [_result_of(outcome) for outcome in self._pool.run([[item] for item in items])]
+        return [_results_of(outcome, 1)[0] for outcome in self._pool.run([[item] for item in items])]
 
     def _at_once(self, items: Sequence[Any]) -> list[Any]:
         """One call for all items. Where it raises or dies, item by item, so that one bad item costs only itself."""
         if not items:
             return []
         start_s = time.monotonic()
-        outcome = self._pool.run([list(items)])[0]
+        outcome = _checked(self._pool.run([list(items)])[0], len(items))
         if not outcome.failure:
             return list(outcome.value)
         blames_no_item = outcome.failure == "timeout" or "results for" in outcome.detail or len(items) == 1
@@ -138,7 +146,9 @@ class CustomReward:
         self._counts["timeout" if failure.outcome.failure == "timeout" else "error"] += 1
         if self._failed_score is not None:
             return Score(reward=self._failed_score, accuracy=0.0, format=0.0)
-        place = "on the whole batch" if failure.concerns_all else f"on item {index} (problem {problem.id})"
+        # Which answers share a call with a function of one answer depends on timing: no number in it names one.
+        item = "an answer" if self._is_sequential else f"item {index}"
+        place = "on the whole batch" if failure.concerns_all else f"on {item} (problem {problem.id})"
         mend = "mend the function, or set on_failure=score to give such answers failed_score and go on"
         if failure.outcome.failure == "timeout":
             mend = f"raise time_limit_s or batch_time_limit_s, {mend}"
@@ -153,9 +163,26 @@ class _Failure:
         self.concerns_all = concerns_all
 
 
-def _result_of(outcome: Outcome) -> Any:
-    """The single result of a call with one item."""
-    return _Failure(outcome) if outcome.failure else outcome.value[0]
+def _results_of(outcome: Outcome, count: int) -> list[Any]:
+    """One result an item, or its failure for each."""
+    outcome = _checked(outcome, count)
+    return [_Failure(outcome)] * count if outcome.failure else list(outcome.value)
+
+
+def _checked(outcome: Outcome, count: int) -> Outcome:
+    """The outcome, or a failure where a worker has sent what its own code never sends."""
+    if outcome.failure or (
+        isinstance(outcome.value, list) and len(outcome.value) == count and all(map(_is_result, outcome.value))
+    ):
+        return outcome
+    return Outcome(failure="raised", detail="its worker process sent no scores")
+
+
+def _is_result(result: object) -> bool:
+    """Whether it is what worker.plain_numbers returns."""
+    if not isinstance(result, dict):
+        return isinstance(result, str)
+    return "overall" in result and all(isinstance(v, float) and math.isfinite(v) for v in result.values())
 
 
 def _item(response: str, problem: Problem) -> dict[str, Any]:

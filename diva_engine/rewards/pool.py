@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any, Literal
 
 from diva_engine.records import UserError
+from diva_engine.rewards.worker_process import START_LIMIT_S, Worker
 
-WORKER_FILE = Path(__file__).with_name("worker.py")
-START_LIMIT_S = 120.0  # importing what a reward file imports, on a busy machine
 MAX_FAILED_STARTS = 3
-MAX_REPLY_BYTES = 64 << 20
 
 
 class RewardError(UserError):
@@ -38,56 +30,6 @@ class Outcome:
     value: Any = None
     failure: Literal["", "raised", "timeout", "died"] = ""
     detail: str = ""
-
-
-class Worker:
-    """One process and the socket to it. Made starting; ready once it says so."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER_FILE), str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=2 if settings["load"][0] == "file" else subprocess.DEVNULL,  # what a reward file prints
-                stderr=None if settings["load"][0] == "file" else subprocess.DEVNULL,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
-                start_new_session=True,  # Ctrl-C is the trainer's business, which ends its workers itself
-            )
-            self.connection = Connection(ours.detach())
-        with suppress(OSError):  # one that is dead already says so by its silence
-            self.connection.send_bytes(json.dumps(settings).encode())
-        self.is_ready = False
-        self.task: int | None = None
-        self.deadline = time.monotonic() + START_LIMIT_S
-
-    def send(self, number: int, task: Any, deadline: float) -> None:
-        self.connection.send_bytes(json.dumps(task).encode())
-        self.task, self.deadline = number, deadline
-
-    def receive(self) -> dict[str, Any] | None:
-        """The next message, or None where the worker has died or sent what is no message."""
-        try:
-            message = json.loads(self.connection.recv_bytes(MAX_REPLY_BYTES))
-        except (EOFError, OSError, ValueError, RecursionError):
-            return None
-        return message if isinstance(message, dict) else None
-
-    def death(self) -> str:
-        """How a worker that went silent has ended, in words."""
-        try:
-            code = self.process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            return "its worker process closed its connection"
-        return f"its worker process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
-
-    def kill(self) -> None:
-        """End the process and all it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.connection.close()
 
 
 @dataclass
@@ -205,21 +147,27 @@ class WorkerPool:
                 number = call.waiting.popleft()
                 try:
                     worker.send(number, call.tasks[number], time.monotonic() + self.time_limit_s)
-                except OSError:  # it died while idle: the task has not begun
+                except OSError:  # it died while idle, or does not read: the task has not begun
                     self._discard(worker)
                     call.waiting.appendleft(number)
+                    self._assign(call)
+                    return
 
     def _wait(self, call: _Call, timeout_s: float) -> None:
         """Take in what workers say within `timeout_s`."""
-        workers = {worker.connection: worker for worker in self._workers}
+        workers: dict[Any, Worker] = {worker.socket: worker for worker in self._workers}
         for connection in wait(list(workers), timeout_s):
-            worker = workers[connection]  # type: ignore[index]
+            worker = workers[connection]
             message = worker.receive()
+            if message == "part":
+                continue
             if message is None:
                 self._bury(call, worker)
             elif not worker.is_ready:
                 self._greet(worker, message)
-            elif worker.task is not None:
+            elif worker.task is None or not worker.answers(message):
+                self._bury(call, worker)
+            else:
                 failure: Literal["", "raised"] = "raised" if "error" in message else ""
                 call.finish(worker.task, Outcome(message.get("value"), failure, str(message.get("error", ""))))
                 worker.task = None
@@ -243,6 +191,7 @@ class WorkerPool:
             self._discard(worker)
             raise RewardError(f"{self.name} cannot be loaded: {message.get('error', 'no reason given')}")
         worker.is_ready = True
+        worker.is_apart = message.get("is_apart") is True
         self._failed_starts = 0
         self.interface = str(message["ready"])
 

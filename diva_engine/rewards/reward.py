@@ -12,7 +12,7 @@ from diva_engine.rewards.custom import CustomReward, OnFailure, RewardType
 from diva_engine.rewards.extraction import AnswerTag, extract_answer
 from diva_engine.rewards.format import DEFAULT_FORMAT_PATTERN, FormatPattern, tighten_tags
 from diva_engine.rewards.normalization import read_answer
-from diva_engine.rewards.pool import WorkerPool
+from diva_engine.rewards.pool import Outcome, WorkerPool
 
 MAX_REMEMBERED = 200_000  # verdicts of algebra kept, so that no pair is asked twice
 
@@ -23,6 +23,8 @@ class AnswerReward:
     Ordinary answers are judged here; only what needs algebra (and a format pattern of one's own) goes to the worker
     processes, which start when first needed. An answer that exceeds its time counts as wrong.
     """
+
+    scores_alone = True
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class AnswerReward:
         self._format_weight = format_weight
         self._format = format_pattern
         self._tag: AnswerTag = answer_tag
-        self._remembered: dict[tuple[str, str], bool] = {}
+        self._remembered: dict[tuple[str, str], Outcome] = {}
         self._counts: Counter[str] = Counter()
 
     def __call__(
@@ -57,7 +59,10 @@ class AnswerReward:
         ]
 
     def take_counters(self) -> dict[str, int]:
-        """Since the last call: answers given to algebra, refused as too costly, out of time, and worker failures."""
+        """Since the last call: answers that only algebra could judge, refused as too costly, out of time, failed.
+
+        An answer counts whether or not its verdict was remembered: a resumed run remembers none.
+        """
         counts, self._counts = self._counts, Counter()
         return {"algebra": counts["algebra"], "refused": counts["refused"], "timeouts": counts["timeout"],
                 "errors": counts["raised"] + counts["died"]}  # fmt: skip
@@ -72,23 +77,23 @@ class AnswerReward:
         self._counts["refused"] += verdicts.count("refused")
         open_pairs = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict == "ask"]
         judged = self._ask_algebra(list(dict.fromkeys(open_pairs)))
+        self._counts["algebra"] += len(open_pairs)
+        self._counts.update(judged[pair].failure for pair in open_pairs)
         return [
-            judged[pair] if verdict == "ask" else verdict == "right"
+            bool(judged[pair].value) if verdict == "ask" else verdict == "right"
             for pair, verdict in zip(pairs, verdicts, strict=True)
         ]
 
-    def _ask_algebra(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+    def _ask_algebra(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Outcome]:
         """Whether the two of each pair are equal. Verdicts are remembered; a pair that ran out of time (it may
         have stood behind costly ones) is wrong for now and asked again the next time."""
         judged = {pair: self._remembered[pair] for pair in pairs if pair in self._remembered}
         pairs = [pair for pair in pairs if pair not in judged]
         tasks = [["equal", read_answer(answer).latex, read_answer(truth).latex] for answer, truth in pairs]
-        self._counts["algebra"] += len(tasks)
         for pair, outcome in zip(pairs, self._pool.run(tasks), strict=True):
-            self._counts[outcome.failure] += 1
-            judged[pair] = bool(outcome.value)
+            judged[pair] = outcome
             if outcome.failure not in ("timeout", "died"):
-                self._remembered[pair] = judged[pair]
+                self._remembered[pair] = outcome
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered = {pair: self._remembered[pair] for pair in list(self._remembered)[MAX_REMEMBERED // 2 :]}
         return judged

@@ -1,31 +1,37 @@
 """What a reward worker process runs: math-verify, a regular expression, or a reward file of the user.
 
 The pool starts this file by its path, so that a worker imports neither this package nor torch: it starts in a fraction
-of a second and its memory limit means what it says. Messages are JSON: nothing that a worker sends is unpickled.
+of a second and its memory limit means what it says. Messages are lines of JSON: nothing that a worker sends is
+unpickled.
 
     python -P worker.py SOCKET
 
-Parent to worker: the settings once (they may hold what must not stand in a process list), then one task at a time.
-Worker to parent: {"ready": interface} once, then {"value": ...} or {"error": "..."} a task.
+Parent to worker: the settings once (they may hold what must not stand in a process list), then [number, task] one at a
+time. Worker to parent: {"ready": interface} once, then {"value": ...} or {"error": "..."} a task, with its "number".
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import inspect
 import json
 import logging
+import os
 import re
 import resource
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
 
 Handler = Callable[[Any], Any]
 KILL_GRACE_S = 2.0
+NEW_PROCESS_NUMBERS, NEW_USER = 0x20000000, 0x10000000  # CLONE_NEWPID, CLONE_NEWUSER
 
 
 def load_verifier() -> tuple[Handler, str]:
@@ -132,29 +138,87 @@ def last_line_in(path: str, error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:300]}{place}"
 
 
-def serve(connection: Connection, handler: Handler, time_limit_s: float, path: str) -> None:
+def leave_the_others_alone() -> bool:
+    """Goes on in a space of process numbers of its own: no other process can be seen or signalled from there, and when
+    the worker ends, the kernel ends all that it has started, whatever session that fled to.
+
+    Returns whether the system allows it. Three processes remain: this one, which waits and ends as the worker ends;
+    the first of the new space, which does the same; and the worker, in which alone the call returns.
+    """
+    user, group = os.getuid(), os.getgid()
+    unshare = ctypes.CDLL(None, use_errno=True).unshare
+    if unshare(NEW_PROCESS_NUMBERS) != 0:
+        if unshare(NEW_PROCESS_NUMBERS | NEW_USER) != 0:
+            return False
+        with suppress(OSError):  # then files belong to nobody inside, and can be read all the same
+            Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+    reader, writer = os.pipe()
+    first = os.fork()
+    if first:
+        close_all_but(reader)
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(first, signal.SIGKILL))
+        os.waitpid(first, 0)
+        end_like(int.from_bytes(os.read(reader, 4) or bytes([0, 0, 0, signal.SIGKILL])))
+    os.close(reader)
+    worker = os.fork()
+    if worker:
+        close_all_but(writer)
+        os.write(writer, wait_for(worker).to_bytes(4))
+        os._exit(0)
+    os.close(writer)
+    return True
+
+
+def close_all_but(kept: int) -> None:
+    """The socket must be the worker's alone: its end is how the pool learns of a death."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def wait_for(worker: int) -> int:
+    """The wait status of `worker`; others that end meanwhile, orphans of what it started, are buried."""
+    while True:
+        ended, status = os.wait()
+        if ended == worker:
+            return status
+
+
+def end_like(status: int) -> None:
+    """Ends this process as the one with this wait status has ended."""
+    if os.WIFSIGNALED(status):
+        with suppress(OSError):  # SIGKILL has no handler
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+def serve(reader: BinaryIO, connection: socket.socket, handler: Handler, time_limit_s: float, path: str) -> None:
     """Answer tasks until the parent closes the connection.
 
     The alarm is the kernel's: it ends a worker whose parent has died and which is stuck in C code. The pool's own limit
     is shorter.
     """
-    while True:
-        try:
-            task = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
+    while line := reader.readline():
         signal.setitimer(signal.ITIMER_REAL, time_limit_s + KILL_GRACE_S)
+        number, task = json.loads(line)
         try:
             reply = {"value": handler(task)}
         except BaseException as error:  # SystemExit too: a worker answers for whatever it runs
             reply = {"error": last_line_in(path, error)}
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(json.dumps(reply).encode())
+        send(connection, {**reply, "number": number})
+
+
+def send(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def main() -> None:
-    connection = Connection(int(sys.argv[1]))
-    settings = json.loads(connection.recv_bytes())
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    reader = connection.makefile("rb")
+    settings = json.loads(reader.readline())
     sys.path[:] = settings["sys_path"]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if settings["memory_limit_mb"]:
@@ -162,13 +226,14 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     kind, *arguments = settings["load"]
     path = arguments[0] if arguments else ""
+    is_apart = kind == "file" and leave_the_others_alone()
     try:
         handler, interface = load_reward_file(*arguments) if kind == "file" else load_verifier()
     except BaseException as error:
-        connection.send_bytes(json.dumps({"error": last_line_in(path, error)}).encode())
+        send(connection, {"error": last_line_in(path, error)})
         return
-    connection.send_bytes(json.dumps({"ready": interface}).encode())
-    serve(connection, handler, settings["time_limit_s"], path)
+    send(connection, {"ready": interface, "is_apart": is_apart})
+    serve(reader, connection, handler, settings["time_limit_s"], path)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from diva_engine.ops.linear import linear
 from diva_engine.rollout.kv_cache import KeyValueCache
 
 SUPPORTED_MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2", "qwen3", "llama")
@@ -65,7 +65,7 @@ class Decoder:
 
     def _project(self, layer: _Layer, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """hidden [N, hidden size] -> query [N, heads, head size], key and value [N, key-value heads, head size]."""
-        fused = F.linear(hidden, layer.qkv_weight, layer.qkv_bias).unflatten(-1, (-1, self._head_size))
+        fused = linear(hidden, layer.qkv_weight, layer.qkv_bias).unflatten(-1, (-1, self._head_size))
         query, key, value = fused.split([self._num_heads, self._num_kv_heads, self._num_kv_heads], dim=1)
         attention = layer.module.self_attn
         if hasattr(attention, "q_norm"):

@@ -98,9 +98,14 @@ def _padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
     return bias.masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None]
 
 
+def next_capacity(capacity: int) -> int:
+    """Places of a cache that is full at `capacity`: half as many again, at least _GROWTH more."""
+    return capacity + max(_GROWTH, capacity // 2)
+
+
 def _grown(filled: Tensor) -> Tensor:
-    """[N, heads, capacity, head size] with half as many places again, at least _GROWTH, the new ones unwritten."""
+    """[N, heads, capacity, head size] -> the same with places to write behind."""
     num_answers, num_heads, capacity, head_size = filled.shape
-    grown = filled.new_empty(num_answers, num_heads, capacity + max(_GROWTH, capacity // 2), head_size)
+    grown = filled.new_empty(num_answers, num_heads, next_capacity(capacity), head_size)
     grown[:, :, :capacity] = filled
     return grown

@@ -13,8 +13,8 @@ from transformers.cache_utils import DynamicCache
 
 from diva_engine.records import Prompt
 
-# Prompt tokens, padding included, that go through the model together.
-_MAX_TOKENS = 1 << 15
+# Prompt tokens, padding included, and image patches that go through the model together: enough to keep a GPU busy.
+MAX_PREFILL_TOKENS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Prefill:
 def prefill(model: PreTrainedModel, prompts: Sequence[Prompt], pad_id: int) -> Prefill:
     """Read `prompts`, each followed by its forced prefix."""
     length = max(len(prompt.token_ids) + len(prompt.prefix_ids) for prompt in prompts)
-    batch_size = max(1, _MAX_TOKENS // length)
+    patches = max(0 if prompt.pixel_values is None else len(prompt.pixel_values) for prompt in prompts)
+    batch_size = max(1, MAX_PREFILL_TOKENS // (length + patches))
     parts = [
         _prefill_batch(model, prompts[start : start + batch_size], length, pad_id)
         for start in range(0, len(prompts), batch_size)

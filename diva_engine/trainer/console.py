@@ -6,7 +6,7 @@ import atexit
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console as Terminal
@@ -63,6 +63,7 @@ class Console:
         self._ends: deque[tuple[int, float]] = deque([(0, time.monotonic())], maxlen=ETA_STEPS + 1)
         self._has_stepped = False
         self._live: Live | None = None
+        self.activity: Callable[[], str] = lambda: ""  # what the step under way is doing
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A finished step (counted from 1) and its metrics; those that a column lacks show as "-"."""
@@ -92,6 +93,11 @@ class Console:
         if self._is_shown and line not in self._noted:
             self._noted.add(line)
             self._print(f"note: {line}")
+
+    def still(self, line: str) -> None:
+        """Something that goes on for long; a terminal shows what goes on anyway."""
+        if self._is_shown and not self._is_live:
+            self._print(line)
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Held-out numbers after a step."""
@@ -153,7 +159,8 @@ class Console:
 
     def _phase_words(self) -> str:
         if not self._phase:
-            return ""
+            words = self.activity()
+            return f" · {words}" if words else ""
         return f" · {self._phase} {duration(time.monotonic() - self._phase_began)}"
 
     def _print(self, line: str) -> None:

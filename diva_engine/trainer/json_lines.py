@@ -44,6 +44,14 @@ class JsonLines:
             os.fsync(new.fileno())
         os.replace(temporary, self.path)
 
+    def sync(self) -> None:
+        """Forces what was appended onto the disk."""
+        try:
+            if self._file is not None:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            self._warn(error)
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

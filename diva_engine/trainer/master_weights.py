@@ -5,13 +5,11 @@ A bfloat16 weight of 0.02 has neighbours 1e-4 away: a step of 1e-6 would be roun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-
-from diva_engine.records import UserError
 
 
 class MasterWeights:
@@ -33,19 +31,13 @@ class MasterWeights:
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             parameter.grad = None
 
+    def clear_gradients(self) -> None:
+        """Forgets every gradient, those of a backward pass that broke off included."""
+        for weight in (*self._parameters, *self.masters):
+            weight.grad = None
+
     @torch.no_grad()
     def write_back(self) -> None:
         """Rounds the masters into their parameters."""
         for parameter, master in self._pairs:
             parameter.copy_(master)
-
-    def state(self) -> list[Tensor]:
-        return [master.detach() for _, master in self._pairs]
-
-    @torch.no_grad()
-    def load_state(self, state: Sequence[Tensor]) -> None:
-        """Raises UserError where the weights are kept in another type than the checkpoint's were."""
-        if len(state) != len(self._pairs):
-            raise UserError("the checkpoint's weights are of another type; restore worker.actor.model.torch_dtype")
-        for (_, master), saved in zip(self._pairs, state, strict=True):
-            master.copy_(saved)

@@ -7,6 +7,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from diva_engine.records import ScoredGroup, UserError
@@ -57,6 +58,11 @@ class MetricsLogger:
             self._metrics.cut_after(step)
             self._rollouts.cut_after(step)
 
+    def sync(self) -> None:
+        """Has the rows so far on the disk, so that they outlive whatever a checkpoint outlives."""
+        self._metrics.sync()
+        self._rollouts.sync()
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row of numbers for a step. Values that are not finite are written as null."""
         self._open()
@@ -69,6 +75,14 @@ class MetricsLogger:
             self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+
+    def log_rollouts(
+        self, step: int, groups: Sequence[ScoredGroup], advantages: Sequence[float], draw: Random, count: int
+    ) -> None:
+        """`count` of the step's rollouts, drawn by `draw`, for a person to read; one advantage a rollout."""
+        rollouts = [(group, i) for group in groups for i in range(len(group.rollouts))]
+        for number in sorted(draw.sample(range(len(rollouts)), min(count, len(rollouts)))):
+            self.log_rollout(step, *rollouts[number], advantages[number])
 
     def log_rollout(self, step: int, group: ScoredGroup, index: int, advantage: float) -> None:
         """One rollout of a group, as a row that a person can read."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 
 from diva_engine.config import Config
@@ -15,6 +17,10 @@ def find_run_dir(config: Config) -> Path:
     """
     trainer = config.trainer
     name = trainer.experiment_name or f"{config.algorithm.adv_estimator}_seed{config.data.seed}"
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise UserError(
+            f"trainer.experiment_name={name} leads out of runs/; a folder is given as trainer.save_checkpoint_path"
+        )
     folder = Path(trainer.save_checkpoint_path or f"runs/{name}")
     if trainer.load_checkpoint_path:
         return _resumed(config, folder)
@@ -41,10 +47,18 @@ def holds_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists()
 
 
+def command_to_go_on(run_dir: Path) -> str:
+    """What to type, where this run was started, to go on from its newest checkpoint."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE")
+    launcher = ["torchrun", f"--nproc-per-node={ranks}"] if ranks else ["python"]
+    settings = [f"config={run_dir / 'config.yaml'}", f"trainer.save_checkpoint_path={run_dir}"]
+    return shlex.join([*launcher, "-m", "diva_engine.train", *settings, "trainer.load_checkpoint_path=latest"])
+
+
 def _resumed(config: Config, folder: Path) -> Path:
     checkpoint = config.trainer.load_checkpoint_path
     named = config.trainer.save_checkpoint_path or config.trainer.experiment_name
-    if checkpoint == "latest":
+    if checkpoint in ("latest", "auto"):
         return folder
     own = Path(checkpoint).resolve().parent.parent  # <run>/checkpoints/global_step_N
     if not named:

@@ -4,47 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diva_engine.algorithm.losses import Loss, TokenBatch
+from diva_engine.algorithm.losses import Loss
 from diva_engine.config import Config
-from diva_engine.ops.policy_loss import PolicyLoss, PolicyLossMetrics
-from diva_engine.policy.forward import answer_logprobs
+from diva_engine.distributed import gather_from_all, max_over_all
 from diva_engine.policy.model import Policy
-from diva_engine.policy.packing import plan_micro_batches, split_trees
-from diva_engine.records import AnswerTree, Credit, ScoredGroup, UserError
+from diva_engine.policy.weights import whole
+from diva_engine.records import Credit, ScoredGroup, UserError
+from diva_engine.trainer.batches import Batch, own_share, split_batches
+from diva_engine.trainer.faults import FaultLog, StepFailed
+from diva_engine.trainer.gradient import GradientPass
 from diva_engine.trainer.master_weights import MasterWeights
+from diva_engine.trainer.memory import with_half_on_lack
+from diva_engine.trainer.mismatch import GAP_MAX, describe_gap
+from diva_engine.trainer.optimizer_state import OptimizerState
 from diva_engine.trainer.reference import frozen_logprobs
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt's trained answers with the credit of every trained token."""
-
-    tree: AnswerTree
-    advantage: Tensor  # [T] in the tree's token order
-    sampler_logprob: Tensor  # [T]; NaN on prefix tokens, which nobody sampled
-    ref_logprob: Tensor | None = None  # [T] under the starting weights, where the loss has a KL term
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one optimizer step sees: the examples that carry credit, and the size of all that was sampled."""
-
-    examples: list[Example]
-    num_tokens: int  # sampled tokens, of rollouts without credit too
-    num_rollouts: int
-
-    def divisor(self, loss_avg_mode: str, max_response_length: int) -> float:
-        if loss_avg_mode == "token":
-            return float(max(1, self.num_tokens))
-        per_rollout = max_response_length if loss_avg_mode == "constant" else 1
-        return float(max(1, self.num_rollouts) * per_rollout)
+from diva_engine.trainer.skipped_batches import FOLDER, save_batch
 
 
 class Updater:
@@ -54,51 +35,84 @@ class Updater:
     """
 
     def __init__(
-        self, policy: Policy, loss: Loss, config: Config, num_steps: int, reference: Policy | None = None
+        self,
+        policy: Policy,
+        loss: Loss,
+        config: Config,
+        num_steps: int,
+        reference: Policy | None = None,
+        *,
+        faults: FaultLog | None = None,
     ) -> None:
-        self.policy, self.loss, self.config, self.reference = policy, loss, config, reference
+        self.policy, self.config, self.reference = policy, config, reference
+        self.faults = faults or FaultLog()
         optim = config.worker.actor.optim
-        self.weights = MasterWeights(p for p in policy.model.parameters() if p.requires_grad)
+        trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        self.weights = MasterWeights(trained.values())
         self.optimizer = torch.optim.AdamW(
-            self.weights.masters, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), weight_decay=optim.weight_decay
+            self.weights.masters,
+            lr=optim.lr,
+            betas=(optim.betas[0], optim.betas[1]),
+            weight_decay=optim.weight_decay,
+            fused=all(master.is_cuda for master in self.weights.masters),
         )
+        self.optimizer_state = OptimizerState(list(trained), self.optimizer, self.weights)
         self.learning_rate_factor = learning_rate_factor(config, num_steps)
+        self.gradient_pass = GradientPass(policy, loss, config, self.weights)
         self.num_updates = 0
+        self.skipped_in_a_row = 0  # optimizer steps
+        self.has_moved = False  # in an update that is under way, by an optimizer step
 
     def update(self, groups: Sequence[ScoredGroup], credit: Credit) -> dict[str, float]:
         """One or more optimizer steps on the step's rollouts. Rollouts without credit cost no forward or backward."""
         actor = self.config.worker.actor
         prompts_per_batch = actor.global_batch_size or max(1, len(groups))
         batches = split_batches(groups, credit, prompts_per_batch, keep_all=self.reference is not None)
-        batches = [with_short_trees(batch, actor.micro_batch_tokens) for batch in batches]
+        trained = sum(len(example.tree.branches) for batch in batches for example in batch.examples)
+        batches = [own_share(batch) for batch in batches]
         if self.reference is not None:
             batches = [self._with_reference(batch, self.reference) for batch in batches]
-        learning_rate = self._set_learning_rate()
         # With a single optimizer step the weights are still those that the ratio is taken against: no extra forward.
-        is_single = len(batches) * actor.ppo_epochs == 1
-        old = [None if is_single else self._logprobs_of(self.policy, batch) for batch in batches]
-        steps = [
-            self._optimizer_step(*pair) for _ in range(actor.ppo_epochs) for pair in zip(batches, old, strict=True)
-        ]
+        if len(batches) * actor.ppo_epochs > 1:
+            batches = [self._with_old(batch) for batch in batches]
+        learning_rate = self._set_learning_rate()
+        steps = [self._optimizer_step(batch) for _ in range(actor.ppo_epochs) for batch in batches]
         self.num_updates += 1
-        trained = sum(len(example.tree.branches) for batch in batches for example in batch.examples)
+        self.has_moved = False
         return _mean_of(steps) | {"actor/lr": learning_rate, "actor/trained_rollouts": float(trained)}
 
-    def state_dict(self) -> dict[str, Any]:
-        optimizer, masters = self.optimizer.state_dict(), self.weights.state()
-        return {"optimizer": optimizer, "masters": masters, "num_updates": self.num_updates}
+    def why_stuck(self) -> str:
+        """Why the run should end, in words, after too many skipped optimizer steps in a row; else empty."""
+        bound = self.config.trainer.max_skipped_steps
+        if self.skipped_in_a_row <= bound:
+            return ""
+        return (
+            f"{self.skipped_in_a_row} optimizer steps in a row had a loss or gradient that was not finite "
+            f"(trainer.max_skipped_steps={bound}); lower worker.actor.optim.lr, or look at their batches in "
+            f"{FOLDER} of the run's folder"
+        )
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises UserError where the checkpoint trained other parameters."""
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(
-                f"the checkpoint's optimizer is of other parameters ({error}); restore "
-                "worker.actor.model.freeze_vision_tower or start anew"
-            ) from None
-        self.weights.load_state(state["masters"])
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds as sharded tensors: masters and moments, as they are, not copied."""
+        return self.optimizer_state.tensors()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rest, in plain values."""
+        return {
+            "torch_dtype": self.config.worker.actor.model.torch_dtype,
+            "optimizer": self.optimizer_state.state_dict(),
+            "num_updates": self.num_updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], read: Callable[[Mapping[str, Tensor]], None]) -> None:
+        """`read` fills tensors in place by their names. Raises UserError where the checkpoint trained other
+        parameters, or in another type."""
+        if state["torch_dtype"] != self.config.worker.actor.model.torch_dtype:
+            raise UserError("the checkpoint's weights are of another type; restore worker.actor.model.torch_dtype")
+        self.optimizer_state.load(state["optimizer"], read)
         self.num_updates = state["num_updates"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
 
     def _set_learning_rate(self) -> float:
         learning_rate = self.config.worker.actor.optim.lr * self.learning_rate_factor(self.num_updates)
@@ -106,131 +120,64 @@ class Updater:
             group["lr"] = learning_rate
         return learning_rate
 
-    def _optimizer_step(self, batch: Batch, old_logprobs: list[Tensor] | None) -> dict[str, float]:
-        actor = self.config.worker.actor
-        divisor = batch.divisor(actor.loss_avg_mode, self.config.data.max_response_length)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses, entropies, gaps, metrics = [], [], [], []
-        for chosen in plan_micro_batches([example.tree for example in batch.examples], actor.micro_batch_tokens):
-            examples = [batch.examples[i] for i in chosen]
-            frozen = None if old_logprobs is None else torch.cat([old_logprobs[i] for i in chosen])
-            result, tokens, entropy = self._backward(examples, frozen, divisor)
-            losses.append(float(result.loss.detach()))
-            metrics.append(result.metrics)
-            entropies.append(entropy)
-            gaps.append((tokens.old_logprob - tokens.sampler_logprob).abs())
-        if not batch.examples:
+    def _optimizer_step(self, batch: Batch) -> dict[str, float]:
+        """Moves the weights, unless the loss or the gradient is not finite: then the batch is kept for a look at it."""
+        if not max_over_all(len(batch.examples)):
             return {"actor/loss": 0.0, "actor/grad_norm": 0.0}
-        norm = torch.nn.utils.clip_grad_norm_(self.weights.masters, actor.max_grad_norm or math.inf)
-        self._refuse_broken(norm)
+        loss, metrics = self._gradient(batch)
+        max_norm = self.config.worker.actor.max_grad_norm or math.inf
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.weights.masters, max_norm)))
+        if not all(gather_from_all(math.isfinite(loss) and math.isfinite(norm))):
+            self._skip(batch, loss, norm)
+            return {}
+        self._refuse_gap(metrics.get(GAP_MAX, 0.0))
         self.optimizer.step()
         self.weights.write_back()
-        means = _loss_metrics(metrics, with_sampler=actor.importance_truncation > 0)
-        return means | {
-            "actor/loss": sum(losses),
-            "actor/grad_norm": float(norm),
-            "actor/entropy": float(torch.cat(entropies).mean()),
-            **_gap_metrics(torch.cat(gaps)),
-        }
+        self.has_moved, self.skipped_in_a_row = True, 0
+        return metrics | {"actor/loss": loss, "actor/grad_norm": norm}
 
-    def _backward(
-        self, examples: list[Example], old_logprob: Tensor | None, divisor: float
-    ) -> tuple[PolicyLoss, TokenBatch, Tensor]:
-        """Adds the micro-batch's gradient to the weights'; returns its loss, its tokens and their entropies [T]."""
-        temperature = self.config.worker.rollout.temperature
-        logprob, entropy = answer_logprobs(self.policy, [e.tree for e in examples], temperature=temperature)
-        lengths = [length for example in examples for length in example.tree.sequence_lengths]
-        tokens = TokenBatch(
-            logprob=logprob,
-            old_logprob=logprob.detach() if old_logprob is None else old_logprob,
-            sampler_logprob=torch.cat([e.sampler_logprob for e in examples]).to(logprob.device),
-            advantage=torch.cat([e.advantage for e in examples]).to(logprob.device),
-            offsets=torch.tensor([0, *accumulate(lengths)], device=logprob.device),
-            ref_logprob=_joined([e.ref_logprob for e in examples]),
+    def _refuse_gap(self, gap: float) -> None:
+        """Raises StepFailed where engine and trainer disagree on what was sampled; on all ranks."""
+        bound = self.config.worker.max_logprob_gap
+        gap = max(gather_from_all(gap))
+        if bound and not gap <= bound:
+            raise StepFailed(describe_gap(gap, bound))
+
+    def _gradient(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """The batch's loss and its metrics; its gradient lies with the weights."""
+        work = partial(self.gradient_pass.run, batch)
+        return with_half_on_lack(work, self.config.worker.actor.micro_batch_tokens, self.faults, "the update")
+
+    def _skip(self, batch: Batch, loss: float, norm: float) -> None:
+        self.skipped_in_a_row += 1
+        self.weights.clear_gradients()
+        run_dir = self.faults.run_dir
+        detail = f"loss {loss}, gradient norm {norm}"
+        if run_dir is not None:
+            detail += f"; {save_batch(run_dir, self.faults.step, batch)}"
+        self.faults.record(
+            "actor/skipped_steps",
+            "a loss or gradient was not finite: the optimizer step is skipped and its batch kept in skipped_batches",
+            detail=detail,
         )
-        result = self.loss(tokens, self.config, divisor)
-        result.loss.backward()
-        self.weights.take_gradients()
-        return result, tokens, entropy.detach()
-
-    def _refuse_broken(self, norm: Tensor) -> None:
-        if not torch.isfinite(norm):
-            raise UserError(
-                f"the gradient is {float(norm)}; the weights are left as they were. "
-                "Lower worker.actor.optim.lr, or look into the step's rollouts for broken rows"
-            )
 
     def _logprobs_of(self, policy: Policy, batch: Batch) -> list[Tensor]:
         """Per example, the log-probabilities of its trained tokens under a policy as it is now, without gradient."""
-        actor, temperature = self.config.worker.actor, self.config.worker.rollout.temperature
-        trees = [example.tree for example in batch.examples]
-        return frozen_logprobs(policy, trees, max_tokens=actor.micro_batch_tokens, temperature=temperature)
+        trees, temperature = [example.tree for example in batch.examples], self.config.worker.rollout.temperature
+
+        def work(max_tokens: int) -> list[Tensor]:
+            return frozen_logprobs(policy, trees, max_tokens=max_tokens, temperature=temperature)
+
+        return with_half_on_lack(work, self.config.worker.actor.micro_batch_tokens, self.faults, "a forward pass")
+
+    def _with_old(self, batch: Batch) -> Batch:
+        pairs = zip(batch.examples, self._logprobs_of(self.policy, batch), strict=True)
+        return replace(batch, examples=[replace(example, old_logprob=logprob) for example, logprob in pairs])
 
     def _with_reference(self, batch: Batch, reference: Policy) -> Batch:
         logprobs = self._logprobs_of(reference, batch)
         pairs = zip(batch.examples, logprobs, strict=True)
         return replace(batch, examples=[replace(example, ref_logprob=logprob) for example, logprob in pairs])
-
-
-def split_batches(
-    groups: Sequence[ScoredGroup], credit: Credit, prompts_per_batch: int, *, keep_all: bool = False
-) -> list[Batch]:
-    """The step's groups in order, cut into optimizer steps; each keeps its credited rollouts as examples, or, with
-    `keep_all`, every rollout."""
-    advantages = credit.advantage.split([len(group.rollouts) for group in groups])
-    weights = credit.prefix_weight.tolist()
-    batches = []
-    for span in _batch_spans(groups, prompts_per_batch):
-        found = (make_example(groups[i], advantages[i], weights[i], keep_all=keep_all) for i in span)
-        rollouts = [rollout for i in span for rollout in groups[i].rollouts]
-        batches.append(
-            Batch(
-                examples=[example for example in found if example is not None],
-                num_tokens=sum(len(rollout.token_ids) for rollout in rollouts),
-                num_rollouts=len(rollouts),
-            )
-        )
-    return batches
-
-
-def with_short_trees(batch: Batch, max_tokens: int) -> Batch:
-    """The batch with trees longer than `max_tokens` split, as far as single answers allow; the trained tokens stay."""
-    return replace(batch, examples=[part for example in batch.examples for part in _split(example, max_tokens)])
-
-
-def _split(example: Example, max_tokens: int) -> list[Example]:
-    trees = split_trees([example.tree], max_tokens)
-    sizes = [sum(tree.sequence_lengths) for tree in trees]
-    advantages, logprobs = example.advantage.split(sizes), example.sampler_logprob.split(sizes)
-    return [Example(*part) for part in zip(trees, advantages, logprobs, strict=True)]
-
-
-def _batch_spans(groups: Sequence[ScoredGroup], prompts_per_batch: int) -> list[range]:
-    """Which groups each optimizer step takes: one span at least. A group without rollouts, of which only the prefix is
-    trained, goes with the one before it: alone it would have no sampled tokens to be divided by."""
-    asked = [i for i, group in enumerate(groups) if group.rollouts]
-    starts = [0, *asked[prompts_per_batch::prompts_per_batch]]
-    return [range(*span) for span in pairwise([*starts, len(groups)])]
-
-
-def make_example(
-    group: ScoredGroup, advantage: Tensor, prefix_weight: float, *, keep_all: bool = False
-) -> Example | None:
-    """The group's credited answers as one tree (all answers with `keep_all`), or None where it has none."""
-    has_credit = [keep_all or value != 0 for value in advantage.tolist()]
-    kept = [i for i, rollout in enumerate(group.rollouts) if has_credit[i] and rollout.token_ids]
-    train_prefix = prefix_weight != 0 and len(group.prompt.prefix_ids) > 0
-    if not kept and not train_prefix:
-        return None
-    rollouts = [group.rollouts[i] for i in kept]
-    tree = AnswerTree(group.prompt, tuple(rollout.token_ids for rollout in rollouts), train_prefix)
-    credit = [advantage[i].expand(len(rollout.token_ids)) for i, rollout in zip(kept, rollouts, strict=True)]
-    sampled = [torch.tensor(rollout.logprobs) for rollout in rollouts]
-    if train_prefix:
-        length = len(group.prompt.prefix_ids)
-        credit.insert(0, torch.full((length,), prefix_weight))
-        sampled.insert(0, torch.full((length,), math.nan))
-    return Example(tree, torch.cat(credit), torch.cat(sampled))
 
 
 def learning_rate_factor(config: Config, num_steps: int) -> Callable[[int], float]:
@@ -245,27 +192,6 @@ def learning_rate_factor(config: Config, num_steps: int) -> Callable[[int], floa
         return max(0.0, shapes[optim.lr_scheduler_type])
 
     return factor
-
-
-def _loss_metrics(parts: Sequence[PolicyLossMetrics], *, with_sampler: bool) -> dict[str, float]:
-    """Means over the micro-batches' tokens; the sampler's only where the loss was given its log-probabilities."""
-    means = PolicyLossMetrics.merge(parts).means()
-    return {f"actor/{n}": float(value) for n, value in means.items() if with_sampler or not n.startswith("sampler_")}
-
-
-def _gap_metrics(gaps: Tensor) -> dict[str, float]:
-    """How far the sampler's log-probabilities lie from the trainer's; [T], NaN on prefix tokens: nobody sampled
-    them."""
-    sampled = gaps[~gaps.isnan()]
-    if not len(sampled):
-        return {}
-    return {"sync/logprob_gap_mean": float(sampled.mean()), "sync/logprob_gap_max": float(sampled.max())}
-
-
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """All parts in one tensor; None where there are none."""
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if found else None
 
 
 def _mean_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

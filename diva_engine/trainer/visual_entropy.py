@@ -14,6 +14,7 @@ from torch import Tensor
 from diva_engine import ops
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.config import DurianConfig
+from diva_engine.distributed import current_world, gather_from_all
 from diva_engine.policy.model import Policy
 from diva_engine.policy.vision import image_features
 from diva_engine.records import ScoredGroup
@@ -39,7 +40,14 @@ class VisualEntropy:
         return filled, metrics | {"durian/questions_looked_at": float(len(unseen))}
 
     def _measure(self, groups: Sequence[ScoredGroup]) -> list[float]:
-        """One number a group; NaN without a picture."""
+        """One number a group; NaN without a picture. Each rank looks at the pictures that it holds."""
+        rank = current_world().rank
+        own = [i for i, group in enumerate(groups) if group.prompt.holder == rank]
+        found = gather_from_all(dict(zip(own, self._measure_own([groups[i] for i in own]), strict=True)))
+        entropies = {i: entropy for part in found for i, entropy in part.items()}
+        return [entropies[i] for i in range(len(groups))]
+
+    def _measure_own(self, groups: Sequence[ScoredGroup]) -> list[float]:
         if self.settings.entropy == "histogram":
             images = [_pixels(image) for group in groups for image in group.prompt.images]
             entropies = ops.histogram_entropy(images).tolist() if images else []

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diva_engine.algorithm.difficulty import DifficultyLedger, accuracy_by_question
+from diva_engine.algorithm.difficulty import DifficultyLedger, accuracy_by_question, answered_variants
 from diva_engine.algorithm.hint_control import HintState
 from diva_engine.config import DifficultyConfig
 from diva_engine.records import Problem, UserError
@@ -56,7 +56,7 @@ GROUPS = [
 )
 def test_the_setting_says_whose_accuracy_counts(over, expected):
     """With one variant the pooled accuracy has a fixed point: never right and always right when hinted give 0.5."""
-    assert accuracy_by_question(GROUPS, over) == expected
+    assert accuracy_by_question(answered_variants([*GROUPS, make_group([], "c")]), over) == expected
 
 
 def test_observe_updates_level_pass_rate_visits_and_step():
@@ -70,6 +70,76 @@ def test_observe_updates_level_pass_rate_visits_and_step():
     assert ledger.pass_rate.tolist() == [0.5, 0.5]
     assert ledger.visits.tolist() == [2, 1]
     assert ledger.last_step.tolist() == [8, 3]
+
+
+def assert_equal(first, second):
+    """The same rows, whatever their order."""
+    left, right = first.state_dict(), second.state_dict()
+    assert left.pop("effects") == right.pop("effects")
+    order = [left["ids"].index(id) for id in right["ids"]]
+    assert sorted(left.pop("ids")) == sorted(right.pop("ids"))
+    for name in left:
+        torch.testing.assert_close(left[name][order], right[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_equal_groups_in_any_order_leave_equal_rows():
+    """As ranks gather them: accuracies that are no binary fractions, whose plain sums depend on the order."""
+    thirds = [[0.1, 0.7, 0.2], [0.3, 0.6, 0.9], [1 / 3, 0.1, 0.2]]
+    groups = [make_group(r, "abc"[i], accuracies=r) for i, r in enumerate(thirds)]
+    groups += [make_group(r, "abc"[i], index=2, kind="paraphrase", accuracies=r[::-1]) for i, r in enumerate(thirds)]
+    ledgers = []
+    for order in (groups, groups[::-1], groups[1::2] + groups[::2]):
+        ledgers.append(DifficultyLedger(DifficultyConfig()))
+        ledgers[-1].effects.observe = lambda *_: None  # its running mean is of a sequence
+        for step in range(3):
+            ledgers[-1].observe(order, step)
+    assert_equal(ledgers[0], ledgers[1])
+    assert_equal(ledgers[0], ledgers[2])
+
+
+def test_a_level_is_read_after_each_change():
+    """Levels are read from a copy on the host, which every change of the rows makes anew."""
+    ledger = DifficultyLedger(DifficultyConfig())
+    a, b = (make_group([0.0, 0.0], id) for id in "ab")
+    seen = []
+    for step, groups in enumerate(([a], [b], [a, b])):
+        ledger.observe(groups, step)
+        seen.append([ledger.level(group.variant.problem) for group in (a, b)])
+    assert seen == [[7.0, 5.0], [7.0, 7.0], [9.0, 9.0]]
+    other = DifficultyLedger(DifficultyConfig())
+    assert other.level(a.variant.problem) == 5.0
+    other.load_state_dict(ledger.state_dict())
+    assert other.level(a.variant.problem) == 9.0
+    other.warm_start({"q": {"difficulty": 2.0}})
+    assert [other.level(Problem(id=id, text="?", answer="1")) for id in "aq"] == [5.0, 2.0]
+
+
+def test_a_warm_start_takes_what_another_run_has_found():
+    settings = DifficultyConfig(low=2.0)
+    ledger = DifficultyLedger(settings)
+    found = {"difficulty": 1.5, "pass_rate": 0.8, "visits": 4, "last_step": 90, "hint_steps": 2, "visual_entropy": 1.25}
+    ledger.warm_start({"a": found, "b": {"difficulty": 6.5}})
+    a, b = (Problem(id=id, text="?", answer="1", difficulty=3.0) for id in "ab")
+    assert (ledger.level(a), ledger.level(b)) == (2.0, 6.5), "what was found beats the record; the settings bound it"
+    assert ledger.hint(a) == HintState(2)
+    assert ledger.last_step.tolist() == [-1, -1]
+    assert not ledger.lacks_visual_entropy(a, step=0)
+    assert ledger.lacks_visual_entropy(b, step=0)
+    ledger.observe([make_group([1.0, 0.0], "a"), make_group([1.0, 1.0], "b")], step=0)
+    assert ledger.pass_rate.tolist() == [pytest.approx(0.65), 1.0], "the average goes on where there was one"
+    assert ledger.visits.tolist() == [5, 1]
+    assert ledger.difficulty.dtype == torch.float32
+    assert ledger.visits.dtype == torch.int64
+
+
+@pytest.mark.gpu
+def test_the_same_on_cuda():
+    ledgers = [DifficultyLedger(DifficultyConfig(), device) for device in ("cpu", "cuda")]
+    for ledger in ledgers:
+        for step in range(3):
+            ledger.observe(GROUPS[step % 2 :], step)
+    assert ledgers[1].difficulty.is_cuda
+    assert_equal(*ledgers)
 
 
 def test_a_records_own_level_is_where_it_starts():
@@ -88,10 +158,7 @@ def test_state_is_restored_exactly():
     second.load_state_dict(first.state_dict())
     for ledger in (first, second):
         ledger.observe([make_group([1.0, 0.0], "c"), make_group([0.0, 0.0], "a")], step=1)
-    left, right = first.state_dict(), second.state_dict()
-    assert left.pop("ids") == right.pop("ids")
-    for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=0, atol=0, equal_nan=True)
+    assert_equal(first, second)
     assert second.hint(problem) == HintState(3, 2)
     assert second.visual_entropy_of(problem) == 1.25
 

@@ -10,8 +10,9 @@ from diva_engine.algorithm.advantages import group_zscore, prompt_offsets, quest
 from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.plans import PlanContext
 from diva_engine.algorithm.recipes import RECIPES, find_recipe, recipe_defaults
+from diva_engine.ops.diva_advantage import diva_advantage_reference
 from diva_engine.records import Problem, UserError
-from diva_engine.settings import build_config
+from diva_engine.settings import build_config, load_config
 from python_tests.scored import answered, make_group
 
 PROBLEMS = [
@@ -46,6 +47,19 @@ def test_variants_depend_on_seed_step_and_question_alone():
     context = PlanContext(config, DifficultyLedger(config.difficulty), 0)
     alone = [r.variant for r in next(find_recipe("diva").plan(PROBLEMS[1:2], context))]
     assert alone == texts()[2:4], "a question's variants do not depend on the step's other questions"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_plan_changes_nothing_before_it_has_asked(name):
+    """The loop runs the next step's plan that far, to encode its prompts in time."""
+    config = build_config({**recipe_defaults(name), "algorithm.adv_estimator": name})
+    ledger = DifficultyLedger(config.difficulty)
+    ledger.observe([make_group([0.0, 0.0], problem.id) for problem in PROBLEMS[:2]], step=0)
+    before = repr(ledger.state_dict())
+    context = PlanContext(config, ledger, step=1)
+    assert next(find_recipe(name).plan(PROBLEMS, context))
+    assert repr(ledger.state_dict()) == before
+    assert (context.metrics, context.notes) == ({}, [])
 
 
 def finish(name, answer):
@@ -147,3 +161,33 @@ def test_diva_credit_is_local_plus_weighted_global():
     credit = find_recipe("diva").credit(groups, build_config(dict(recipe_defaults("diva"))))
     assert credit.advantage.tolist() == pytest.approx(diva_by_hand(groups).tolist(), abs=1e-5)
     assert credit.prefix_weight.tolist() == [0.0] * 5
+
+
+ABLATIONS = {  # each is one setting
+    "no variants": ("variants.num=0", {"k": 0.0}),  # the one prompt is as hard as the mean
+    "no weighting": ("advantage.weight=none", {"weight": "none"}),
+    "no rescaling": ("advantage.rrb=none", {"rrb": "none"}),
+    "no balance": ("advantage.balance=global_only", {"balance": "none", "w_local": 0.0}),
+}
+
+
+@pytest.mark.parametrize(("setting", "changed"), ABLATIONS.values(), ids=ABLATIONS)
+def test_every_ablation_of_diva_is_one_setting(setting, changed):
+    config = load_config(["algorithm=diva", setting], recipe_defaults)
+    groups = [make_group([1.0, 0.1, 0.0, 0.0], "a", difficulty=3.0), make_group([0.9, 1.0, 0.1, 0.1], "b")]
+    if config.variants.num:
+        groups.insert(1, make_group([1.0, 1.0, 0.9, 0.0], "a", index=1, kind="hint", difficulty=1.0))
+    offsets = [0, 4, 8, 12] if config.variants.num else [0, 4, 8]
+    questions = [0, 2, 3] if config.variants.num else [0, 1, 2]
+    expected = diva_advantage_reference(
+        torch.tensor([reward for group in groups for reward in group.rewards]),
+        torch.tensor(offsets),
+        torch.tensor(questions),
+        torch.tensor([group.variant.difficulty for group in groups]),
+        **{"rrb": "range", "weight": "global", "balance": "sequences", "k": 0.1} | changed,
+    )
+    advantage = find_recipe("diva").credit(groups, config).advantage
+    torch.testing.assert_close(advantage, expected.advantage, rtol=1e-5, atol=1e-6)
+    whole = find_recipe("diva").credit(groups, load_config(["algorithm=diva"], recipe_defaults)).advantage
+    if config.variants.num:
+        assert not torch.allclose(advantage, whole), "and it makes a difference"

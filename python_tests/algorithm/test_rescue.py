@@ -263,3 +263,17 @@ NOTHING_TO_DO = {
 def test_settings_that_leave_nothing_to_do_are_refused(name, values, message):
     with pytest.raises(UserError, match=message):
         find_recipe(name).check(build_config({**recipe_defaults(name), **values}))
+
+
+def test_a_solved_question_may_be_probed_less_and_a_slip_on_it_needs_no_hint():
+    ledger = DifficultyLedger(build_config(dict(recipe_defaults("rescue"))).difficulty)
+    settings = {"rescue.probe_solved": 1}
+    first = PlanRun("rescue", PROBLEMS, ledger, **settings).answer({"a": DEAD, "b": LIVE, "c": SOLVED, "d": SOLVED})
+    first.answer([1.0] * 12)
+    ledger.observe(first.groups, step=0)
+    second = PlanRun("rescue", PROBLEMS, ledger, step=1, **settings)
+    assert [r.num_rollouts for r in second.requests] == [4, 4, 1, 1]
+    second.answer({"a": DEAD, "b": LIVE, "c": [0.0], "d": [1.0]})
+    posed = by_question(second.requests)
+    assert {name: r.variant.kind for name, r in posed.items()} == {"a": "hint", "b": "original", "c": "original"}
+    assert (posed["c"].first_sample, sum(r.num_rollouts for r in posed.values())) == (1, 32 - 10)

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -11,9 +12,9 @@ from diva_engine.algorithm.variants import (
     ROTATED,
     VariantSettings,
     _nearest_possible,
-    _variant,
     draw_shift,
     draw_variants,
+    pose_variant,
     usable_steps,
 )
 from diva_engine.config import HintConfig, VariantsConfig
@@ -32,7 +33,7 @@ FULL = Problem(
 
 
 def pose(shift, problem=FULL, settings=SETTINGS, seed=0):
-    return _variant(problem, 1, 5.0, shift, settings, random.Random(seed))
+    return pose_variant(problem, 1, 5.0, shift, settings, random.Random(seed))
 
 
 @pytest.mark.parametrize("level", MEAN_SHIFT)
@@ -165,4 +166,23 @@ def test_the_same_seed_draws_the_same_variants():
 
 def test_kinds_that_the_record_supports_are_kept():
     for kind in ("hint", "perturbation", "text_in_image", "paraphrase"):
-        assert _nearest_possible(kind, FULL) == kind
+        assert _nearest_possible(kind, FULL, SETTINGS) == kind
+
+
+def test_a_question_that_the_font_cannot_write_is_perturbed_instead():
+    problem = Problem(id="q", text="<image>数?", answer="1", images=(b"x",))
+    settings = replace(SETTINGS, is_drawable=lambda text: "数" not in text)
+    posed = pose_variant(problem, 1, 2.0, 7, settings, random.Random(0))
+    assert (posed.kind, posed.fallback, posed.shift, posed.difficulty) == ("perturbation", True, 0, 2.0)
+    assert len(posed.operations) == 4
+    drawn = pose_variant(replace(problem, text="<image>?"), 1, 2.0, 7, settings, random.Random(0))
+    assert drawn.kind == "text_in_image"
+
+
+def test_the_settings_name_the_operations():
+    for names, most in ((["speckle", "occlusion"], 2), (["low_resolution"], 1)):
+        settings = replace(SETTINGS, variants=VariantsConfig(operations=names))
+        posed = [pose(shift, settings=settings, seed=seed) for shift in range(1, 7) for seed in range(20)]
+        assert {operation.name for variant in posed for operation in variant.operations} == set(names)
+        assert max(len(variant.operations) for variant in posed) == most
+        assert {operation.strength for variant in posed for operation in variant.operations} == {0.3, 0.45}

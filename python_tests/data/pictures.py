@@ -46,8 +46,8 @@ def tiny_processor(patch_size: int = 14) -> Processor:
     )
 
 
-def problem_of(text: str, *images: bytes, **fields: Any) -> Problem:
-    return Problem(id="q", text=text, answer="1", images=images, origin="a.parquet:0", **fields)
+def problem_of(text: str, *images: bytes, id: str = "q", **fields: Any) -> Problem:
+    return Problem(id=id, text=text, answer="1", images=images, origin="a.parquet:0", **fields)
 
 
 def original(problem: Problem, **fields: Any) -> Variant:

@@ -68,6 +68,11 @@ BAD_ROWS = {
     ),
     "unknown role": ({"problem": [{"role": "tool", "content": "a"}], "answer": "1"}, "has the role 'tool'"),
     "video": ({"problem": "<video>a", "answer": "1"}, "has a <video> marker; only images are read"),
+    "half a character": ({"problem": "a\ud83d", "answer": "1"}, "half a character stands in the question"),
+    "half a character in a step": (
+        {"problem": "a", "answer": "1", "steps": ["\udc00"]},
+        "half a character stands in the steps",
+    ),
     "no user": ({"problem": [{"role": "system", "content": "a"}], "answer": "1"}, "no user message"),
 }
 

@@ -221,3 +221,35 @@ def test_a_line_of_100_million_bytes_is_read(tmp_path):
         file.write(json.dumps({"problem": "a", "answer": "1", "note": "x" * 100_000_000}) + "\n")
         file.write(json.dumps({"problem": "b", "answer": "1"}) + "\n")
     assert questions_of(path) == ["a", "b"]
+
+
+MODEL_FILES = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+]
+
+
+def test_the_json_files_of_a_model_are_no_questions(tmp_path):
+    write(tmp_path / "demo" / "a_train.parquet", "a")
+    write(tmp_path / "demo" / "b_train.json", "b")
+    for name in MODEL_FILES:
+        (tmp_path / "demo" / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "demo" / "model" / name).write_text("{}")
+    write(tmp_path / "demo" / "model" / "answers.jsonl", "c")
+    assert questions_of(tmp_path / "demo") == ["a", "b", "c"]
+    (tmp_path / "demo" / "model" / "answers.jsonl").unlink()
+    with pytest.raises(UserError, match=r"holds no .parquet, .jsonl, .json file beside the model in .*model"):
+        questions_of(tmp_path / "demo" / "model")
+
+
+def test_a_config_alone_makes_no_model(tmp_path):
+    write(tmp_path / "set" / "config.json", "a")
+    assert questions_of(tmp_path / "set") == ["a"]
+
+
+def test_several_sources_are_one_dataset(tmp_path):
+    paths = [str(write(tmp_path / name, name)) for name in ("a, b.jsonl", "c.parquet")]
+    assert [problem.text for problem in open_problems(paths)] == ["a, b.jsonl", "c.parquet"], "commas belong to names"

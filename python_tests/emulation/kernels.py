@@ -43,11 +43,13 @@ def emulate(folder: Path, *sources: str, faults: Mapping[str, str] | None = None
 
 
 def _plant(source: Path, faults: Mapping[str, str]) -> None:
-    text = source.read_text()
+    """Into the source or one of the kernel headers beside it, wherever the right text stands once."""
+    files = [source, *sorted(source.parent.glob("*.cuh"))]
     for right, wrong in faults.items():
-        assert text.count(right) == 1, f"{right!r} stands {text.count(right)} times in {source}"
-        text = text.replace(right, wrong)
-    source.write_text(text)
+        counts = [file.read_text().count(right) for file in files]
+        assert sum(counts) == 1, f"{right!r} stands {sum(counts)} times in {source} and the headers beside it"
+        file = files[counts.index(1)]
+        file.write_text(file.read_text().replace(right, wrong))
 
 
 def address(tensor: torch.Tensor) -> ctypes.c_void_p:

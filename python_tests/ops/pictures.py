@@ -6,7 +6,11 @@ import torch
 from hypothesis import strategies
 from torch import Tensor
 
+from diva_engine.ops import perturb_images
 from diva_engine.records import ImageOperation
+
+SEED = 0x123456789ABCDEF0
+EXACT = {"gaussian", "speckle", "salt_pepper", "occlusion"}  # the others are computed in fixed point
 
 # Sizes that meet every branch: one pixel, one row, one column, around a vector, around a CUDA block of 2048 pixels.
 SIZES = [
@@ -51,3 +55,12 @@ def noise_image(size: tuple[int, int, int], seed: int = 0) -> Tensor:
 
 def flat_image(size: tuple[int, int, int], colour: list[int]) -> Tensor:
     return torch.tensor(colour, dtype=torch.uint8).expand(size).contiguous()
+
+
+def one(image, name, strength, key=0, seed=SEED, **options):
+    return perturb_images([image], [[ImageOperation(name, strength)]], keys=[key], seed=seed, **options)[0]
+
+
+def difference(image, other):
+    assert image.shape == other.shape
+    return (image.int() - other.int()).abs().max().item()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,13 @@ TOLERANCE = 1e-5
 
 
 @functools.cache
+def tiny_folder(family: str) -> Path:
+    return build_tiny_model(family, tempfile.mkdtemp())
+
+
+@functools.cache
 def tiny_policy(family: str) -> Policy:
-    return load_policy(build_tiny_model(family, tempfile.mkdtemp()))
+    return load_policy(tiny_folder(family))
 
 
 def random_answers(lengths: list[int], seed: int = 0) -> tuple[tuple[int, ...], ...]:
@@ -127,7 +133,7 @@ def test_chunks_of_the_head_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     trees = trees_of(policy, "rows of unequal length")
     whole, entropy = answer_logprobs(policy, trees)
     whole_gradients = gradients(policy, whole)
-    monkeypatch.setattr(forward, "_LOGITS_PER_CHUNK", 5 * policy.model.config.text_config.vocab_size)
+    monkeypatch.setattr(forward, "LOGITS_PER_CHUNK", 5 * policy.model.config.text_config.vocab_size)
     chunked, chunked_entropy = answer_logprobs(policy, trees)
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-6)
     torch.testing.assert_close(chunked_entropy, entropy, rtol=0, atol=1e-6)
@@ -161,7 +167,7 @@ def test_banned_tokens_get_no_probability_and_no_gradient() -> None:
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_frozen_vision_tower_gets_no_gradient(family: str) -> None:
-    policy = load_policy(tiny_policy(family).folder, freeze_vision_tower=True)
+    policy = load_policy(tiny_folder(family), freeze_vision_tower=True)
     logprobs, _ = answer_logprobs(policy, trees_of(policy, "one answer"))
     logprobs.sum().backward()
     assert all(p.grad is None for p in policy.model.model.visual.parameters())

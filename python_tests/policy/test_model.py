@@ -149,9 +149,17 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         load_policy(folder)
 
 
-def test_attention_that_cannot_take_the_packed_mask_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="use sdpa"):
-        load_policy(tmp_path, attn_implementation="flash_attention_2")
+REFUSED_ATTENTION = {
+    "flash_attention_2": "no mask under which answers share a prompt; use sdpa",
+    "flex": "no backward pass of it on CPUs.*; use sdpa",
+    "eager": "no such attention is known; use sdpa",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_ATTENTION)
+def test_attention_that_cannot_train_packed_answers_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=REFUSED_ATTENTION[name]):
+        load_policy(tmp_path, attn_implementation=name)
 
 
 def test_old_processor_folders_keep_their_files(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_one_hanging_item_of_a_sequential_file_costs_only_itself(build: Build) -
     """
     scores = build(code, time_limit_s=1.0, on_failure="score")(RESPONSES, PROBLEMS)
     assert overall(scores) == [1.0, 1.0, 1.0, 0.0]
-    with pytest.raises(RewardError, match=r"on item 3 \(problem q3\): no result within 1 s; raise time_limit_s"):
+    with pytest.raises(RewardError, match=r"on an answer \(problem q3\): no result within 1 s; raise time_limit_s"):
         build(code, time_limit_s=1.0)(RESPONSES, PROBLEMS)
 
 
@@ -215,5 +215,6 @@ def test_a_file_that_cannot_be_used_is_refused_at_the_door(
 
 
 def test_a_file_is_not_run_in_the_trainer(build: Build) -> None:
-    reward = build("import os\ndef compute_score(items):\n    return [float(os.getppid())] * len(items)\n")
-    assert overall(reward(RESPONSES[:1], PROBLEMS[:1])) == [float(os.getpid())]
+    code = "import os\ndef compute_score(items):\n    return [float(os.readlink('/proc/self'))] * len(items)\n"
+    (found,) = overall(build(code)(RESPONSES[:1], PROBLEMS[:1]))
+    assert found not in (0.0, float(os.getpid()))

@@ -11,7 +11,7 @@ from diva_engine.trainer.reference import KlReward, divergence, frozen_logprobs
 from diva_engine.trainer.update import Updater
 from python_tests.models import build_tiny_model
 from python_tests.prompts import make_prompt, random_image
-from python_tests.scored import make_group
+from python_tests.scored import ANY_LOGPROBS, make_group
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_frozen_logprobs_come_by_tree_whatever_the_cut(moved, groups):
 
 
 def updated(policy, groups, credit, reference, **settings):
-    config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **settings})
+    config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **ANY_LOGPROBS, **settings})
     updater = Updater(policy, clipped_policy_loss, config, num_steps=1, reference=reference)
     return updater.update(groups, credit)
 

@@ -1,6 +1,5 @@
 """An update sees each credited token once, whatever the cut into micro-batches, and divides by the whole step."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -9,13 +8,14 @@ import torch
 from diva_engine.algorithm.losses import clipped_policy_loss
 from diva_engine.policy.model import load_policy
 from diva_engine.policy.packing import row_length
-from diva_engine.records import Credit, Problem, Request, Rollout, Score, ScoredGroup, UserError, Variant
+from diva_engine.records import Credit, Problem, Request, Rollout, Score, ScoredGroup, Variant
 from diva_engine.settings import build_config
+from diva_engine.trainer.batches import make_example, split_batches, with_short_trees
 from diva_engine.trainer.master_weights import MasterWeights
-from diva_engine.trainer.update import Updater, learning_rate_factor, make_example, split_batches, with_short_trees
+from diva_engine.trainer.update import Updater, learning_rate_factor
 from python_tests.models import build_tiny_model
 from python_tests.prompts import make_prompt, random_image
-from python_tests.scored import PROMPT, make_group
+from python_tests.scored import ANY_LOGPROBS, PROMPT, make_group
 
 
 def credit_of(groups, *advantages, prefix_weight=None):
@@ -82,7 +82,7 @@ def groups(policy):
 
 
 def gradient_after(policy, groups, credit, **settings):
-    config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **settings})
+    config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **ANY_LOGPROBS, **settings})
     updater = Updater(policy, clipped_policy_loss, config, num_steps=1)
     metrics = updater.update(groups, credit)
     return torch.cat([p.grad.flatten() for p in updater.weights.masters if p.grad is not None]), metrics
@@ -119,20 +119,12 @@ def test_several_updates_take_the_ratio_against_the_weights_before_the_first(pol
     credit = credit_of(groups, 1.0, -0.5, 0.25, 0.5, -1.0, 0.75)
     settings = {"worker.actor.ppo_epochs": 2, "worker.actor.optim.lr": 1e-3}
     weights = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    updater = Updater(policy, clipped_policy_loss, build_config(settings), num_steps=1)
+    updater = Updater(policy, clipped_policy_loss, build_config(settings | ANY_LOGPROBS), num_steps=1)
     metrics = updater.update(groups, credit)
     policy.model.load_state_dict(weights)
     # First pass: 1 exactly. Second pass: moved by the first.
     assert metrics["actor/ratio"] != 1.0
     assert 0 < metrics["actor/kl_old"] < 1
-
-
-def test_a_broken_gradient_stops_before_the_weights_change(policy, groups):
-    before = [p.detach().clone() for p in policy.model.parameters()]
-    updater = Updater(policy, clipped_policy_loss, build_config({"worker.actor.optim.lr": 0.1}), num_steps=1)
-    with pytest.raises(UserError, match="the gradient is nan"):
-        updater.update(groups, credit_of(groups, math.nan, *[1.0] * 5))
-    assert all(torch.equal(old, new) for old, new in zip(before, policy.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

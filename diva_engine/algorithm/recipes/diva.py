@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from diva_engine import ops
-from diva_engine.algorithm.advantages import prompt_offsets, question_offsets, rewards_of
+from diva_engine.algorithm.advantages import diva_terms, prompt_offsets, question_offsets, rewards_of
 from diva_engine.algorithm.losses import clipped_policy_loss
 from diva_engine.algorithm.plans import ask_originals_and_variants
 from diva_engine.algorithm.recipes.recipe import Recipe
@@ -21,24 +21,15 @@ from diva_engine.records import Credit, ScoredGroup
 
 
 def credit(groups: Sequence[ScoredGroup], config: Config) -> Credit:
-    settings = config.advantage
     lengths = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
     result = ops.diva_advantage(
         rewards_of(groups),
         prompt_offsets(groups),
         question_offsets(groups),
         torch.tensor([group.variant.difficulty for group in groups]),
-        k=settings.k,
-        weight=settings.weight,
-        rrb=settings.rrb,
-        r_max=settings.r_max,
-        std=settings.std,
-        eps=settings.eps,
-        balance=settings.balance,
         lengths=torch.tensor(lengths),
         max_length=config.data.max_response_length,
-        w_local=settings.w_local,
-        w_global=settings.w_global,
+        **diva_terms(config.advantage),
     )
     return Credit(result.advantage, prefix_weight=torch.zeros(len(groups)))
 

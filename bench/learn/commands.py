@@ -1,0 +1,96 @@
+"""What the commands of `python -m bench.learn` do."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterable
+
+from rich.console import Console
+
+from bench.learn import sweeps
+from bench.learn.bases import BASES, make_base
+from bench.learn.plots import plot_sweep
+from bench.learn.regimes import REGIMES
+from bench.learn.report import Group, groups_of, print_report, write_results
+from bench.learn.run import Job, run
+from bench.learn.sweep import Folder, run_jobs
+from diva_engine.records import UserError
+
+
+def bases(options: argparse.Namespace, console: Console) -> None:
+    """Makes the bases and prints what each can do before any training."""
+
+    def report(what: str, step: int, steps: int) -> None:
+        if step % 100 == 0 or step == steps:
+            console.print(f"{what}: step {step} of {steps}")
+
+    folder = Folder(options.folder)
+    for name in BASES:
+        make_base(folder.path / "bases", name, report)
+    for regime in REGIMES.values():
+        start = run(Job(regime.name, "grpo", 1e-6, 0, budget=0), folder.base(regime.name))["points"][0]
+        levels = "  ".join(f"L{level} {share:.3f}" for level, share in start["levels"].items())
+        console.print(f"{regime.name}: ALL {start['all']:.3f}  HARD {start['hard']:.3f}  {levels}")
+
+
+def choose(options: argparse.Namespace, console: Console) -> None:
+    """Tries the learning rates, then prints which each method will use."""
+    folder, targets = Folder(options.folder), sweeps.read_targets()
+    methods = _methods_of(options.sweep)
+    jobs = _selected(sweeps.choosing_jobs(methods), options)
+    run_jobs(jobs, folder, lambda job: sweeps.stop_of(job, targets), options.workers, console.print)
+    for regime, method in dict.fromkeys((job.regime, job.method) for job in jobs):
+        rate = sweeps.choose_learning_rate(regime, method, folder, targets)
+        console.print(f"{regime} {method}: learning rate {rate:g}")
+
+
+def run_sweep(options: argparse.Namespace, console: Console) -> None:
+    folder, targets = Folder(options.folder), sweeps.read_targets()
+    jobs = [sweeps.with_rate(job, folder, targets) for job in _selected(sweeps.jobs_of(options.sweep), options)]
+    run_jobs(jobs, folder, lambda job: sweeps.stop_of(job, targets), options.workers, console.print)
+
+
+def _methods_of(sweep: str) -> Iterable[str]:
+    return {"main": sweeps.MAIN, "others": sweeps.OTHERS}[sweep]
+
+
+def _selected(jobs: Iterable[Job], options: argparse.Namespace) -> list[Job]:
+    """The jobs that the command line's --seeds, --methods and --regimes leave."""
+    seeds = {int(word) for word in options.seeds.split(",") if word}
+    methods, regimes = ({word for word in words.split(",") if word} for words in (options.methods, options.regimes))
+    return [
+        job
+        for job in jobs
+        if (not seeds or job.seed in seeds)
+        and (not methods or job.method in methods)
+        and (not regimes or job.regime in regimes)
+    ]
+
+
+def report(options: argparse.Namespace, console: Console) -> None:
+    """Tables of what is finished, and the JSON file of the sweep."""
+    targets, groups, rates = _finished(options)
+    print_report(groups, targets, console)
+    console.print(f"every number: {write_results(options.sweep, groups, targets, rates)}")
+
+
+def plot(options: argparse.Namespace, console: Console) -> None:
+    targets, groups, _ = _finished(options)
+    for path in plot_sweep(options.sweep, groups, targets):
+        console.print(str(path))
+
+
+def _finished(options: argparse.Namespace) -> tuple[sweeps.Targets, list[Group], list[Group]]:
+    """The targets, the finished reported runs of a sweep, and those by which its learning rates were chosen."""
+    folder, targets = Folder(options.folder), sweeps.read_targets()
+    jobs = []
+    wanted = sweeps.jobs_of(options.sweep) + (sweeps.jobs_of("rates") if options.sweep == "main" else [])
+    for job in _selected(wanted, options):
+        with contextlib.suppress(LookupError):  # no learning rate yet: so no run either
+            jobs.append(sweeps.with_rate(job, folder, targets))
+    groups = groups_of(list(dict.fromkeys(jobs)), folder)
+    if not groups:
+        raise UserError(f"no run of {options.sweep} is finished in {options.folder}; python -m bench.learn run first")
+    choosing = sweeps.choosing_jobs(_methods_of(options.sweep)) if options.sweep in ("main", "others") else []
+    return targets, groups, groups_of(choosing, folder)

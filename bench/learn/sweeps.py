@@ -1,0 +1,127 @@
+"""The named sweeps: which runs each is made of.
+
+A learning rate is chosen on seeds that are never reported; the reported runs use it unseen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench.learn.curve import time_to_target
+from bench.learn.run import Job, Stop
+from bench.learn.sweep import Folder, Results, Targets
+
+REGIMES = ("gap", "saturated", "ladder")
+LEARNING_RATES = (1e-4, 2e-4, 5e-5)
+CHOOSING_SEEDS = (50,)
+CHOOSING_BUDGET = 3840  # rollouts: half a run
+NOT_CHOSEN = 0.0  # the learning rate of a job before one is chosen
+AREA_UNTIL = 3840  # rollouts over which the area under a curve is taken
+REPORTED_SEEDS = (60, 61, 62, 63)
+
+MAIN = ("grpo", "diva", "rescue", "gold")
+OTHERS = ("diva_n3", "hint_grpo", "dapo", "durian", "dr_grpo", "gspo", "diva_prompt", "diva_n3_prompt")
+ABLATIONS: Mapping[str, Sequence[str]] = {  # by the method whose learning rate they share
+    "rescue": ("rescue_no_prefix_credit", "rescue_no_hints", "rescue_no_probe", "rescue_prompt", "rescue_lean"),
+    "diva": ("diva_no_variants", "diva_no_weight", "diva_no_rrb", "diva_no_balance"),
+    "grpo": ("grpo_rrb",),
+    "durian": ("durian_perceptual", "durian_reasoning"),
+}
+SWEEPS = ("main", "rates", "others", "ablations", "robustness")
+
+TARGETS_FILE = Path(__file__).with_name("targets.json")
+
+
+def read_targets() -> Targets:
+    targets: Targets = json.loads(TARGETS_FILE.read_text(encoding="utf-8"))
+    return targets
+
+
+def stop_of(job: Job, targets: Targets) -> Stop:
+    """A run ends once it keeps both targets; a reported one of the main sweep not before areas can be compared."""
+    is_main = (
+        job.seed in REPORTED_SEEDS and job.method in MAIN and (job.references, job.reward) == ("clean", "derivation")
+    )
+    return Stop(tuple(targets[job.regime][name] for name in ("all", "hard")), AREA_UNTIL if is_main else 0)
+
+
+def choosing_jobs(methods: Iterable[str]) -> list[Job]:
+    """The runs by which each method's learning rate is chosen."""
+    return [
+        Job(regime, method, lr, seed, budget=CHOOSING_BUDGET)
+        for seed in CHOOSING_SEEDS
+        for regime in REGIMES
+        for lr in LEARNING_RATES
+        for method in methods
+    ]
+
+
+def choose_learning_rate(regime: str, method: str, folder: Folder, targets: Targets) -> float:
+    """The rate with the fewest rollouts to both targets together; among those that reach none, the highest end."""
+    tried = [job for job in choosing_jobs([method]) if job.regime == regime]
+    rates = {lr: [job for job in tried if job.lr == lr] for lr in LEARNING_RATES}
+    rated = {lr: [folder.read(job) for job in jobs] for lr, jobs in rates.items() if all(map(folder.is_done, jobs))}
+    if not rated:
+        raise LookupError(f"no learning rate of {method} in {regime} was tried; run `python -m bench.learn choose`")
+    return min(rated, key=lambda lr: merit(rated[lr], targets[regime]))
+
+
+def merit(runs: Sequence[Results], targets: Mapping[str, float]) -> tuple[float, float]:
+    """Lower is better: rollouts to both targets, summed over the runs, then what is missing at the end."""
+    spent, missing = 0.0, 0.0
+    for run in runs:
+        points = run["points"]
+        rollouts = [point["rollouts"] for point in points]
+        for name, target in targets.items():
+            reached = time_to_target(rollouts, [point[name] for point in points], target)
+            # A run that never arrives counts as the whole budget, wherever it was ended.
+            spent += CHOOSING_BUDGET if reached.is_censored else reached.spent
+            missing += max(0.0, target - points[-1][name])
+    return spent, missing
+
+
+def owner(method: str) -> str:
+    """The method whose learning rate an ablation shares."""
+    return next((name for name, ablated in ABLATIONS.items() if method in ablated), method)
+
+
+def jobs_of(sweep: str) -> list[Job]:
+    """The reported runs of a sweep, in the order in which they are worth having.
+
+    Their learning rates are not set, but in `rates`: grpo at every rate, so that others can be held against its best.
+    """
+    if sweep == "robustness":
+        return [job for seed in REPORTED_SEEDS for job in _robustness_jobs(seed)]
+    if sweep == "rates":
+        return [Job(regime, "grpo", lr, seed) for seed in REPORTED_SEEDS for regime in REGIMES for lr in LEARNING_RATES]
+    ablated = [method for methods in ABLATIONS.values() for method in methods]
+    methods = {"main": MAIN, "others": OTHERS, "ablations": ablated}[sweep]
+    return [
+        Job(regime, method, NOT_CHOSEN, seed) for seed in REPORTED_SEEDS for regime in REGIMES for method in methods
+    ]
+
+
+def _robustness_jobs(seed: int) -> Iterator[Job]:
+    """Bad references and a lax reward for the methods that read references, beside grpo; and levels never trained."""
+    for regime in ("gap", "saturated"):
+        for references in ("wrong", "paraphrased", "long"):
+            for method in ("rescue", "gold"):
+                yield Job(regime, method, NOT_CHOSEN, seed, references)
+        for method in ("grpo", "rescue", "gold"):
+            yield Job(regime, method, NOT_CHOSEN, seed, reward="answer")
+    for method in MAIN:
+        yield Job("untrained", method, NOT_CHOSEN, seed)
+
+
+def with_rate(job: Job, folder: Folder, targets: Targets) -> Job:
+    """The job at its method's chosen learning rate; that of its start, where the regime has no choosing runs.
+
+    Raises LookupError where none was tried.
+    """
+    if job.lr != NOT_CHOSEN:
+        return job
+    regime = job.regime if job.regime in REGIMES else "ladder"
+    return replace(job, lr=choose_learning_rate(regime, owner(job.method), folder, targets))

@@ -1,0 +1,141 @@
+"""One rank lost: the others stop within `trainer.rank_timeout_s` and name it, instead of waiting for it for ever.
+
+Every rank counts up in the store where the ranks have met, and looks whether the others' counts still move.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from diva_engine.distributed import World, current_world
+from diva_engine.records import UserError
+from diva_engine.trainer.engine_restart import describe_error
+
+RANK_LOST_EXIT_CODE = 76
+# Added to a count when its rank ends.
+DONE, FAILED = 1 << 40, 1 << 41
+LOST_CONTACT = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "gloo", "nccl", "connection")
+GO_ON = "trainer.load_checkpoint_path=latest goes on from the last checkpoint"
+
+
+@contextmanager
+def watched_ranks(timeout_s: float) -> Iterator[None]:
+    """While the block runs, a rank that is lost or fails alone ends this process too, with RANK_LOST_EXIT_CODE and one
+    line that names it. Nothing happens in a world of one rank, or with `timeout_s` 0."""
+    world = current_world()
+    if world.size == 1 or not timeout_s:
+        yield
+        return
+    watch = RankWatch(world, _own_connection(timeout_s), timeout_s)
+    watch.start()
+    try:
+        yield
+    except UserError as error:
+        watch.leave(str(error))
+        raise
+    except Exception as error:
+        if any(words in str(error).lower() for words in LOST_CONTACT):
+            watch.end_if_lost()
+        watch.leave(describe_error(error))
+        raise
+    except BaseException as ending:  # Ctrl-C, or an exit
+        watch.leave(type(ending).__name__)
+        raise
+    watch.leave()
+
+
+class RankWatch:
+    """Two threads: one talks to the store, which may block where its host is lost; the other judges and ends."""
+
+    def __init__(self, world: World, store: dist.Store, timeout_s: float) -> None:
+        self._world, self._store, self._timeout_s = world, store, timeout_s
+        self._interval_s = min(5.0, timeout_s / 6)
+        now = time.monotonic()
+        self._counts = dict.fromkeys(range(world.size), 0)
+        self._moved = dict.fromkeys(range(world.size), now)  # when each rank's count was last seen to move
+        self._contact = now  # when the store last answered
+        self._ending = threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._talk, self._judge)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def leave(self, failure: str = "") -> None:
+        """This rank ends: well, or for this reason. The others learn it at their next look."""
+        self._ending.set()
+        with suppress(RuntimeError):  # a store that is gone: its host has ended already
+            if failure:
+                self._store.set(_words_key(self._world.rank), failure)
+            self._store.add(_count_key(self._world.rank), FAILED if failure else DONE)
+
+    def end_if_lost(self) -> None:
+        """A collective call has failed: waits until it is clear which rank is lost, and ends; returns if none is."""
+        deadline = time.monotonic() + self._timeout_s
+        while time.monotonic() < deadline:
+            self._end_on(self._lost(3 * self._interval_s))
+            time.sleep(self._interval_s / 2)
+
+    def _talk(self) -> None:
+        while not self._ending.is_set():
+            with suppress(RuntimeError):  # dist.DistError, also where the store's host has gone
+                self._store.add(_count_key(self._world.rank), 1)
+                for rank in self._counts:
+                    count = self._store.add(_count_key(rank), 0)
+                    if count != self._counts[rank]:
+                        self._counts[rank], self._moved[rank] = count, time.monotonic()
+                self._contact = time.monotonic()
+            self._ending.wait(self._interval_s)
+
+    def _judge(self) -> None:
+        while not self._ending.wait(self._interval_s):
+            self._end_on(self._lost(self._timeout_s))
+
+    def _lost(self, limit_s: float) -> str:
+        """Which rank is lost, and why, in one line; empty where none is."""
+        now = time.monotonic()
+        if now - self._contact > limit_s:
+            return f"rank 0, or torchrun beside it, is lost: the ranks' store has not answered for {limit_s:g} s"
+        for rank, moved in self._moved.items():
+            if rank == self._world.rank or DONE <= self._counts[rank] < FAILED or now - moved <= limit_s:
+                continue
+            if self._counts[rank] >= FAILED:
+                return f"rank {rank} failed: {self._words_of(rank)}"
+            return f"rank {rank} is lost: it has given no sign for {now - moved:.0f} s"
+        return ""
+
+    def _words_of(self, rank: int) -> str:
+        try:
+            return self._store.get(_words_key(rank)).decode()
+        except RuntimeError:
+            return "its reason cannot be read"
+
+    def _end_on(self, reason: str) -> None:
+        if reason and not self._ending.is_set():
+            line = (
+                f"error: {reason} (trainer.rank_timeout_s={self._timeout_s:g}); rank {self._world.rank} stops. {GO_ON}"
+            )
+            print(line, file=sys.stderr, flush=True)
+            os._exit(RANK_LOST_EXIT_CODE)
+
+
+def _own_connection(timeout_s: float) -> dist.Store:
+    """A second way to the store of the ranks: the first may be waiting inside a collective call."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=max(1.0, timeout_s / 2)))
+
+
+def _count_key(rank: int) -> str:
+    return f"diva_engine/rank_watch/count/{rank}"
+
+
+def _words_key(rank: int) -> str:
+    return f"diva_engine/rank_watch/words/{rank}"
