@@ -106,6 +106,7 @@ def train(config: Config) -> dict[str, Any]:
     refuse_unknown_metric(config)
     device = torch.device(find_device(config.trainer.device))
     world = start_world(device, is_alone=config.worker.actor.offload.offload_params and device.type == "cuda")
+    config.worker.actor.fsdp.ranks_a_copy(world.size)  # refuses before anything is loaded
     seed_random_state(config.data.seed, world.rank)
     with watched_ranks(config.trainer.rank_timeout_s):
         return train_on_all_ranks(config)

@@ -1,4 +1,4 @@
-"""What a finished run leaves, in a form that two runs can be held against each other in, bit for bit."""
+"""What a finished run leaves, for two runs to be held against each other: bit for bit, or up to float32's noise."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from diva_engine.policy.model import load_policy
 from diva_engine.trainer.checkpoint import list_checkpoints, load_trainer_state
 
 TIMES = ("time/", "throughput/")
@@ -56,3 +58,36 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# The sampler's gap is the noise of float32 itself.
+UNLIKE = ("time/", "throughput/", "sync/", "mismatch/")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two runs of three steps, whose tokens were noted, are the same up to the noise of float32: token ids exactly."""
+    rollouts = [rows_of(run, "rollouts.jsonl") for run in (one, other)]
+    # Where the reward holds a divergence, it and what is made of it have the noise of float32.
+    measured = [[[row.pop("reward"), row.pop("advantage")] for row in rows] for rows in rollouts]
+    assert rollouts[0] == rollouts[1]
+    tokens = [rows_of(run, "tokens.jsonl") for run in (one, other)]
+    assert [len(group) for step in tokens[0] for group in step].count(4) >= 3, "rollouts were trained"
+    assert tokens[0] == tokens[1]
+    torch.testing.assert_close(*map(torch.tensor, measured), rtol=1e-5, atol=1e-6)
+    steps = [[row for row in rows_of(run) if "actor/grad_norm" in row] for run in (one, other)]
+    pairs = list(zip(*steps, strict=True))
+    assert len(pairs) == 3
+    assert sum(row["actor/grad_norm"] > 0.01 for row, _ in pairs) >= 2, "nothing was trained"
+    for row, found in pairs:
+        expected = {metric: value for metric, value in row.items() if not metric.startswith(UNLIKE)}
+        assert {metric: found[metric] for metric in expected} == pytest.approx(expected, abs=1e-6, rel=1e-5)
+    checkpoints = [run / "checkpoints/global_step_3" for run in (one, other)]
+    weights = [load_policy(checkpoint / "policy").model.state_dict() for checkpoint in checkpoints]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
+    ledgers = [torch.load(c / "trainer.pt", weights_only=True)["ledger"] for c in checkpoints]
+    entropies = [ledger.pop("visual_entropy") for ledger in ledgers]  # measured by the model itself
+    torch.testing.assert_close(*entropies, rtol=1e-5, atol=0, equal_nan=True)
+    columns = [{k: v for k, v in ledger.items() if isinstance(v, torch.Tensor)} for ledger in ledgers]
+    torch.testing.assert_close(*columns, rtol=0, atol=0, equal_nan=True)
+    plain = [repr({k: v for k, v in ledger.items() if not isinstance(v, torch.Tensor)}) for ledger in ledgers]
+    assert plain[0] == plain[1]

@@ -182,6 +182,12 @@ def test_trls_names_are_read():
     assert load("beta=0.04")[0]["algorithm.disable_kl"] is False
 
 
+def test_verls_hybrid_sharding_is_ours():
+    config, told = load("actor_rollout_ref.actor.fsdp_config.fsdp_size=4", "worker.actor.fsdp.enable_full_shard=true")
+    assert config["worker.actor.fsdp.fsdp_size"] == 4
+    assert any("sharding needs no setting but fsdp_size" in line for line in told)
+
+
 def test_our_own_names_and_later_layers_win(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(

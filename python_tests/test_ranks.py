@@ -4,13 +4,11 @@ Token ids are compared exactly. They could differ where two tokens' probabilitie
 that the engine decodes are others; with these seeds none does.
 """
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from diva_engine.policy.model import load_policy
+from python_tests.outcomes import assert_same, rows_of
 from python_tests.questions import CHANCE_REWARD
 from python_tests.ranks import on_ranks, train_each_noting_tokens
 from python_tests.small_runs import small_settings, write_inputs
@@ -70,42 +68,6 @@ def folder(tmp_path_factory) -> Path:
     on_ranks(2, train_each_noting_tokens, on_two)
     train_each_noting_tokens([settings(folder, "two then one", *resumed)])
     return folder
-
-
-def rows_of(folder, name="metrics.jsonl"):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
-
-
-# The sampler's gap is the noise of float32 itself.
-UNLIKE = ("time/", "throughput/", "sync/", "mismatch/")
-
-
-def assert_same(one: Path, other: Path) -> None:
-    rollouts = [rows_of(run, "rollouts.jsonl") for run in (one, other)]
-    # Where the reward holds a divergence, it and what is made of it have the noise of float32.
-    measured = [[[row.pop("reward"), row.pop("advantage")] for row in rows] for rows in rollouts]
-    assert rollouts[0] == rollouts[1]
-    tokens = [rows_of(run, "tokens.jsonl") for run in (one, other)]
-    assert [len(group) for step in tokens[0] for group in step].count(4) >= 3, "rollouts were trained"
-    assert tokens[0] == tokens[1]
-    torch.testing.assert_close(*map(torch.tensor, measured), rtol=1e-5, atol=1e-6)
-    steps = [[row for row in rows_of(run) if "actor/grad_norm" in row] for run in (one, other)]
-    pairs = list(zip(*steps, strict=True))
-    assert len(pairs) == 3
-    assert sum(row["actor/grad_norm"] > 0.01 for row, _ in pairs) >= 2, "nothing was trained"
-    for row, found in pairs:
-        expected = {metric: value for metric, value in row.items() if not metric.startswith(UNLIKE)}
-        assert {metric: found[metric] for metric in expected} == pytest.approx(expected, abs=1e-6, rel=1e-5)
-    checkpoints = [run / "checkpoints/global_step_3" for run in (one, other)]
-    weights = [load_policy(checkpoint / "policy").model.state_dict() for checkpoint in checkpoints]
-    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
-    ledgers = [torch.load(c / "trainer.pt", weights_only=True)["ledger"] for c in checkpoints]
-    entropies = [ledger.pop("visual_entropy") for ledger in ledgers]  # measured by the model itself
-    torch.testing.assert_close(*entropies, rtol=1e-5, atol=0, equal_nan=True)
-    columns = [{k: v for k, v in ledger.items() if isinstance(v, torch.Tensor)} for ledger in ledgers]
-    torch.testing.assert_close(*columns, rtol=0, atol=0, equal_nan=True)
-    plain = [repr({k: v for k, v in ledger.items() if not isinstance(v, torch.Tensor)}) for ledger in ledgers]
-    assert plain[0] == plain[1]
 
 
 @pytest.mark.parametrize("name", RUNS)

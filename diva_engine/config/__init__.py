@@ -22,6 +22,7 @@ from diva_engine.config.data import DataConfig
 from diva_engine.config.trainer import TrainerConfig
 from diva_engine.config.worker import (
     ActorConfig,
+    FsdpConfig,
     LoraConfig,
     ModelConfig,
     OffloadConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "DataConfig",
     "DifficultyConfig",
     "DurianConfig",
+    "FsdpConfig",
     "HintConfig",
     "HintGrpoConfig",
     "LoraConfig",

@@ -58,6 +58,7 @@ KL_PENALTIES = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
 LOSS_MODES = {"token-mean": "token", "seq-mean-token-mean": "seq", "seq-mean-token-sum-norm": "constant"}
 NO_CRITIC, VIDEOS, VLLM = Ignored("no critic"), Ignored("videos are not read"), Ignored("of vLLM")
 ALWAYS, TORCHRUN = Ignored("always so"), Ignored("torchrun says it")
+SHARDING = Ignored("sharding needs no setting but fsdp_size")
 BY_TOKENS = Ignored("worker.actor.micro_batch_tokens cuts batches by tokens")
 KEPT = Ignored("rollouts.jsonl, the checkpoints and diva_engine.report have it")
 
@@ -173,6 +174,7 @@ VERL: Mapping[str, Rule] = {
     f"{_VERL}.model.lora_rank": renamed("worker.actor.model.lora.rank"),
     f"{_VERL}.model.lora_alpha": renamed("worker.actor.model.lora.alpha"),
     f"{_VERL}.model.target_modules": renamed("worker.actor.model.lora.target_modules"),
+    f"{_VERL}.actor.fsdp_config.fsdp_size": renamed("worker.actor.fsdp.fsdp_size"),
     f"{_VERL}.actor.fsdp_config.param_offload": renamed("worker.actor.offload.offload_params"),
     f"{_VERL}.actor.strategy": Ignored("one way only"),
     f"{_VERL}.actor.freeze_vision_tower": renamed("worker.actor.model.freeze_vision_tower"),
@@ -251,11 +253,11 @@ FOREIGN: Mapping[str, Rule] = {**EASYR1, **DIVA, **VERL, **TRL}
 SECTIONS: Mapping[str, Rule] = {
     "worker.ref.": Ignored("the reference is the starting model"),
     "worker.critic.": NO_CRITIC,
-    "worker.actor.fsdp.": Ignored("sharding needs no settings"),
+    "worker.actor.fsdp.": SHARDING,
     "worker.actor.model.override_config.": Only((), "the model folder's own configuration is used"),
     "worker.rollout.val_override_config.": Ignored("validation is greedy, one answer a question"),
     f"{_VERL}.ref.": Ignored("the reference is the starting model"),
-    f"{_VERL}.actor.fsdp_config.": Ignored("sharding needs no settings"),
+    f"{_VERL}.actor.fsdp_config.": SHARDING,
     f"{_VERL}.rollout.val_kwargs.": Ignored("validation is greedy, one answer a question"),
     "critic.": NO_CRITIC,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from diva_engine.config.setting import setting
+from diva_engine.records import UserError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,29 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class FsdpConfig:
+    fsdp_size: int = setting(
+        -1,
+        "ranks that hold one copy of the weights between them, a divisor of the number of ranks; -1: all of them; "
+        "less: groups of so many, a copy in each",
+        low=-1,
+    )
+
+    def ranks_a_copy(self, num_ranks: int) -> int:
+        """Over how many of `num_ranks` ranks the weights are cut. Raises UserError where groups of so many would leave
+        ranks over."""
+        if self.fsdp_size < 1:
+            return num_ranks
+        if num_ranks % self.fsdp_size:
+            divisors = [str(size) for size in range(1, num_ranks + 1) if num_ranks % size == 0]
+            raise UserError(
+                f"worker.actor.fsdp.fsdp_size={self.fsdp_size} does not divide the number of ranks, {num_ranks}; "
+                f"take {' or '.join(divisors)}, or -1 to cut the weights over all ranks"
+            )
+        return self.fsdp_size
+
+
+@dataclass(frozen=True)
 class OffloadConfig:
     offload_params: bool = setting(
         False, "keep weights, gradients and optimizer states in CPU memory; a block's weights come to the GPU in turn"
@@ -56,6 +80,7 @@ class OffloadConfig:
 class ActorConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    fsdp: FsdpConfig = field(default_factory=FsdpConfig)
     offload: OffloadConfig = field(default_factory=OffloadConfig)
     global_batch_size: int = setting(0, "prompts in one optimizer step; 0 takes all prompts of the rollout step", low=0)
     ppo_epochs: int = setting(1, "passes over the rollouts of a step", low=1)

@@ -1,7 +1,8 @@
 """The policy's weights cut over the ranks (FSDP2): each holds its share, a block is whole while it computes.
 
 Weights, gradients and optimizer states are float32 shards; a block computes in the compute type, gradients are summed
-over the ranks in float32.
+over the ranks in float32. In hybrid sharding each group of ranks that follow each other holds a copy between them:
+blocks are gathered within the group, gradients summed within it and then, shard by shard, over the groups.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     MixedPrecisionPolicy,
@@ -26,11 +27,19 @@ from diva_engine.policy.model import Policy
 
 
 def shard_policy(
-    policy: Policy, *, device: torch.device, compute_dtype: torch.dtype, offload_params: bool = False
+    policy: Policy,
+    *,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    ranks_a_copy: int | None = None,
+    offload_params: bool = False,
 ) -> Policy:
-    """The policy, its weights cut over all ranks as float32; they lie on `device`, or on the CPU between their uses."""
+    """The policy, its weights cut over all ranks as float32; they lie on `device`, or on the CPU between their uses.
+
+    With `ranks_a_copy`, a divisor of the number of ranks, they are cut over so many, and each such group has a copy.
+    """
     options: dict[str, Any] = {
-        "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
+        "mesh": _mesh(device.type, dist.get_world_size(), ranks_a_copy),
         "mp_policy": MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32),
     }
     if offload_params and device.type == "cuda":
@@ -50,6 +59,14 @@ def shard_policy(
     model.run_whole = MethodType(_run_whole, model)
     register_fsdp_forward_method(model, "run_whole")
     return replace(policy, device=device, compute_dtype=compute_dtype)
+
+
+def _mesh(device_type: str, num_ranks: int, ranks_a_copy: int | None) -> DeviceMesh:
+    """The ranks in a row, or in [groups, ranks of a group]: torchrun numbers a machine's ranks one after the other."""
+    if ranks_a_copy in (None, num_ranks):
+        return init_device_mesh(device_type, (num_ranks,))
+    shape = (num_ranks // ranks_a_copy, ranks_a_copy)
+    return init_device_mesh(device_type, shape, mesh_dim_names=("copies", "shards"))
 
 
 def blocks(model: Any) -> list[Module]:

@@ -163,11 +163,11 @@ def largest_step(config: Config, model_config: Any, max_pixels: int = 0) -> Larg
 def _resident(config: Config, size: ModelSize, num_gpus: int) -> dict[str, int]:
     """Sharded weights are float32 and their own masters; a single bfloat16 process keeps both."""
     trained, is_sharded = _trained(config, size), _is_sharded(config, num_gpus)
-    element = _element(config)
-    items = {"weights": size.parameters * (MASTER_BYTES if is_sharded else element) // num_gpus}
+    element, shards = _element(config), config.worker.actor.fsdp.ranks_a_copy(num_gpus)
+    items = {"weights": size.parameters * (MASTER_BYTES if is_sharded else element) // shards}
     if not is_sharded and element < MASTER_BYTES:
         items["float32 masters"] = trained * MASTER_BYTES
-    items["AdamW moments"] = trained * MOMENTS_BYTES // num_gpus
+    items["AdamW moments"] = trained * MOMENTS_BYTES // shards
     if not config.algorithm.disable_kl:
         items["reference weights"] = items["weights"]
     return items
@@ -176,7 +176,7 @@ def _resident(config: Config, size: ModelSize, num_gpus: int) -> dict[str, int]:
 def _state_gradients(config: Config, size: ModelSize, num_gpus: int) -> dict[str, int]:
     """In float32, and in a single process once more as the backward pass leaves them."""
     trained, element = _trained(config, size), _element(config)
-    items = {"gradients": trained * MASTER_BYTES // num_gpus}
+    items = {"gradients": trained * MASTER_BYTES // config.worker.actor.fsdp.ranks_a_copy(num_gpus)}
     if not _is_sharded(config, num_gpus) and element < MASTER_BYTES:
         items["gradients in bfloat16"] = trained * element
     return items

@@ -58,6 +58,7 @@ def _sharded(config: Config, policy: Policy) -> Policy:
         policy,
         device=torch.device(find_device(config.trainer.device)),
         compute_dtype=getattr(torch, actor.model.torch_dtype),
+        ranks_a_copy=actor.fsdp.ranks_a_copy(current_world().size),
         offload_params=actor.offload.offload_params,
     )
 

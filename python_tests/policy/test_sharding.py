@@ -1,5 +1,6 @@
 """Weights cut over two ranks compute what whole ones do; one rank without work lends its part."""
 
+import itertools
 import json
 
 import pytest
@@ -41,16 +42,20 @@ def tree_of(policy):
     return AnswerTree(make_prompt(policy.model, policy.processor, "How many?", images), ((5, 6, 7, 8), (5, 9)))
 
 
-def compare(folders):
-    for folder in folders:
+def compare(folders, groupings):
+    for folder, ranks_a_copy in itertools.product(folders, groupings):
         for dtype, tolerances in TOLERANCE.items():
-            compare_one(folder, dtype, *tolerances)
+            compare_one(folder, dtype, ranks_a_copy, *tolerances)
 
 
-def compare_one(folder, dtype, logprob_tolerance, gradient_tolerance):
+def compare_one(folder, dtype, ranks_a_copy, logprob_tolerance, gradient_tolerance):
     plain, cut = load_policy(folder, dtype=dtype), load_policy(folder, dtype=dtype)
-    cut = shard_policy(cut, device=torch.device("cpu"), compute_dtype=getattr(torch, dtype))
+    options = {"compute_dtype": getattr(torch, dtype), "ranks_a_copy": ranks_a_copy}
+    cut = shard_policy(cut, device=torch.device("cpu"), **options)
     assert {p.dtype for p in cut.model.parameters()} == {torch.float32}
+    held = sum(p.to_local().numel() for p in cut.model.parameters())
+    share = sum(p.numel() for p in plain.model.parameters()) / (ranks_a_copy or current_world().size)
+    assert held == pytest.approx(share, rel=0.1), "rows that do not divide lie with the first ranks"
     tree = tree_of(plain)
     logprob, _ = answer_logprobs(cut, [tree] if current_world().is_first else [])
     expected, _ = answer_logprobs(plain, [tree])
@@ -67,14 +72,21 @@ def compare_one(folder, dtype, logprob_tolerance, gradient_tolerance):
         assert torch.equal(weight, plain.model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
-def test_shards_compute_what_whole_weights_do(tmp_path, num_ranks):
+RANKS = [
+    (1, [None]),
+    (2, [None, 1]),  # cut over both, and a copy a rank
+    pytest.param(4, [2], marks=pytest.mark.slow),  # two groups of two
+]
+
+
+@pytest.mark.parametrize(("num_ranks", "groupings"), RANKS)
+def test_shards_compute_what_whole_weights_do(tmp_path, num_ranks, groupings):
     folders = [
         build_tiny_model("qwen3_vl", tmp_path / "sees", hidden_size=32),
         tie_embeddings(build_tiny_model("qwen2_5_vl", tmp_path / "tied", hidden_size=32)),
         build_tiny_model("llama", tmp_path / "text", hidden_size=32),
     ]
-    on_ranks(num_ranks, compare, folders)
+    on_ranks(num_ranks, compare, folders, groupings)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3"])

@@ -73,6 +73,16 @@ def test_what_is_offloaded_lies_in_cpu_memory() -> None:
     assert "gradients" not in moved.phases["update"]
 
 
+def test_groups_hold_a_copy_each() -> None:
+    one, groups = (plan("3B", *words, num_gpus=8) for words in ((), ("worker.actor.fsdp.fsdp_size=2",)))
+    for phase, items in one.phases.items():
+        states = {name for name in items if name in ("weights", "AdamW moments", "gradients", "temporaries")}
+        expected = {name: num_bytes * (4 if name in states else 1) for name, num_bytes in items.items()}
+        assert groups.phases[phase] == expected, phase
+    with pytest.raises(UserError, match=r"fsdp_size=3 does not divide the number of ranks, 8; take 1 or 2 or 4 or 8"):
+        plan("3B", "worker.actor.fsdp.fsdp_size=3", num_gpus=8)
+
+
 @pytest.mark.parametrize("settings", [[], ["freeze_vision_tower=true"], ["lora.target_modules=[q_proj,down_proj]"]])
 def test_of_adapters_only_the_adapters_are_trained(settings: list[str], tmp_path) -> None:
     pytest.importorskip("peft", reason="peft is not installed: pip install 'diva-engine[lora]'")
