@@ -51,7 +51,7 @@ from diva_engine.trainer.heartbeat import open_heartbeat
 from diva_engine.trainer.ledger_files import open_ledger
 from diva_engine.trainer.loop import Preparation, Trainer
 from diva_engine.trainer.metrics import MetricsLogger
-from diva_engine.trainer.policies import find_device, load_whole_policy, open_policy, open_reference
+from diva_engine.trainer.policies import find_device, load_whole_policy, open_policy, open_reference, refuse_untrainable
 from diva_engine.trainer.questions import build_encoder, drop_bad_rows, open_data
 from diva_engine.trainer.random_state import seed_random_state
 from diva_engine.trainer.rank_watch import watched_ranks
@@ -104,6 +104,7 @@ def train(config: Config) -> dict[str, Any]:
         torch.set_num_threads(config.trainer.num_threads)
     find_recipe(config.algorithm.adv_estimator).check(config)
     refuse_unknown_metric(config)
+    refuse_untrainable(config)
     device = torch.device(find_device(config.trainer.device))
     world = start_world(device, is_alone=config.worker.actor.offload.offload_params and device.type == "cuda")
     config.worker.actor.fsdp.ranks_a_copy(world.size)  # refuses before anything is loaded

@@ -209,6 +209,7 @@ BAD = {
     "more questions than there are": (["data.rollout_batch_size=99"], "data.rollout_batch_size"),
     "no such device": (["trainer.device=cuda"], "trainer.device=cpu"),
     "unknown device": (["trainer.device=gpu"], "take auto, cpu, cuda or cuda:N"),
+    "attention of GPUs": (["worker.actor.model.attn_implementation=flex", "trainer.device=cpu"], "on CPUs; use sdpa"),
     "no such column": (["trainer.val_by=levl"], "did you mean level?"),
     "font that is none": (["data.font={inputs}/reward.py"], "give a .ttf or .otf file"),
     "no such logger": (["trainer.logger=[flie]"], "did you mean file?"),

@@ -27,7 +27,8 @@ class ModelConfig:
         "float32", "type in which the policy computes; of bfloat16 weights the optimizer moves float32 masters"
     )
     attn_implementation: Literal["sdpa", "flash_attention_2", "flex"] = setting(
-        "sdpa", "attention kernels of the packed training forward; this version refuses all but sdpa and says why"
+        "sdpa",
+        "attention kernels of the packed training forward; flash_attention_2 and flex need a GPU (docs/scaling.md)",
     )
     trust_remote_code: bool = setting(False, "run Python code that the model folder brings along")
     freeze_vision_tower: bool = setting(False, "train the language model only")

@@ -38,7 +38,8 @@ def check_libraries() -> list[Finding]:
     with ThreadPoolExecutor(4) as executor:
         probes = dict(zip(names, executor.map(run_probe, names), strict=True))
     windows = version_windows()
-    vllm, flash = "needed for worker.rollout.engine=vllm only", "not needed: attention runs on torch's own kernels"
+    vllm = "needed for worker.rollout.engine=vllm only"
+    flash = "not needed: attention, flash_attention_2 too, runs on torch's own kernels"
     checks: dict[str, Callable[[], Finding | list[Finding]]] = {
         "torch": lambda: check_torch(probes["torch"], windows.get("torch", "")),
         "compiled ops": lambda: check_ops(probes["ops"], probes["torch"]),

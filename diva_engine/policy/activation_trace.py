@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from diva_engine.policy.attention import SHARED_PROMPT_ATTENTION
+from diva_engine.policy.attention import SHARED_PROMPT_ATTENTION, lay_out_row
 from diva_engine.policy.model import VISION_MODEL_TYPES
 from diva_engine.policy.packing import pack_trees
 from diva_engine.policy.vision_attention import attend_windows_together
@@ -24,8 +24,9 @@ from diva_engine.records import AnswerTree
 
 
 def text_layer_bytes(model_config: Any, trees: Sequence[AnswerTree], dtype: torch.dtype) -> int:
-    """Saved by one text layer for a packed row of `trees`."""
+    """Saved by one text layer for a packed row of `trees`, attended by sdpa; other choices save no more."""
     row = pack_trees(trees)
+    layout = lay_out_row("sdpa", row.shapes, torch.device("cpu"))
     with FakeTensorMode(allow_non_fake_inputs=True):
         text = _text_model(_shallow_model(model_config, dtype))
         hidden = torch.zeros(1, len(row.token_ids), text.config.hidden_size, dtype=dtype, requires_grad=True)
@@ -35,7 +36,7 @@ def text_layer_bytes(model_config: Any, trees: Sequence[AnswerTree], dtype: torc
         )
         return _saved_bytes(
             lambda: text.layers[0](
-                hidden, attention_mask=None, position_embeddings=rotations, packed_layout=row.layout, use_cache=False
+                hidden, attention_mask=None, position_embeddings=rotations, packed_layout=layout, use_cache=False
             ),
             _parameters(text),
         )

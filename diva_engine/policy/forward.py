@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diva_engine.ops import token_logprob
+from diva_engine.policy.attention import lay_out_row
 from diva_engine.policy.model import VISION_MODEL_TYPES, Policy
 from diva_engine.policy.packing import PackedRow, pack_trees
 from diva_engine.policy.padding import padding_tree
@@ -53,7 +54,7 @@ def _hidden_states(policy: Policy, row: PackedRow) -> Tensor:
     inputs: dict[str, Any] = {
         "input_ids": row.token_ids[None].to(device),
         "position_ids": row.position_ids[:, None].to(device),
-        "packed_layout": row.layout.to(device),
+        "packed_layout": lay_out_row(policy.attn_implementation, row.shapes, device),
         # A mask of four dimensions is left alone; without one transformers would make its own from the positions.
         "attention_mask": torch.zeros(1, 1, 1, 1, device=device),
         "use_cache": False,

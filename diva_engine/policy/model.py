@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from diva_engine.policy.attention import SHARED_PROMPT_ATTENTION
+from diva_engine.policy.attention import SHARED_PROMPT_ATTENTION, refuse_unknown_attention
 from diva_engine.policy.cpu_products import use_fast_products
 from diva_engine.policy.folder_settings import write_dtype, write_pixel_limits
 from diva_engine.policy.patch_embedding import embed_patches_by_product
@@ -41,11 +41,6 @@ _PLACEHOLDER_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "
 _TURN_START_TOKENS = ("<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>")
 _PLACEHOLDER_SETTINGS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
-_WHY_REFUSED = {
-    "flash_attention_2": "its kernels have no mask under which answers share a prompt",
-    "flex": "torch has no backward pass of it on CPUs, the only place where this version is tested",
-}
-
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".py")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -62,6 +57,7 @@ class Policy:
     side_files: dict[str, bytes]  # what lay beside the weights it was loaded from (tokenizer, templates), by name
     device: torch.device  # where it computes
     compute_dtype: torch.dtype
+    attn_implementation: str = "sdpa"  # how the packed training forward attends: a choice of `policy.attention`
     lora: Any = None  # peft's configuration, where adapters are trained in place of the weights
 
     @property
@@ -123,12 +119,12 @@ def load_policy(
     """Load a Hugging Face folder or hub name: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, or a text model (Qwen2, Qwen3, Llama).
 
     `enable_gradient_checkpointing` lets the backward pass compute the activations of each layer again.
+    `attn_implementation`: sdpa, flash_attention_2 or flex, of the packed forward (`policy.attention`). On the CPU the
+    second runs as its slow definition and the third without gradients; `trainer.policies` refuses to train so.
     `min_pixels` and `max_pixels` override the image processor's area limits; 0 leaves them as the folder has them.
     Raises UserError where the folder, the model or a setting cannot be used.
     """
-    if attn_implementation != "sdpa":
-        reason = _WHY_REFUSED.get(attn_implementation, "no such attention is known")
-        raise UserError(f"attn_implementation={attn_implementation}: {reason}; use sdpa")
+    refuse_unknown_attention(attn_implementation)
     folder = _find_folder(path)
     config = _read_config(folder, trust_remote_code)
     model = _load_model(folder, config, getattr(torch, dtype), trust_remote_code)
@@ -136,14 +132,21 @@ def load_policy(
     processor = _load_processor(folder, model, pixel_limits, trust_remote_code)
     if processor.image_processor is not None:
         embed_patches_by_product(model.model.visual)
-        attend_windows_together(model.model.visual)
+        attend_windows_together(model.model.visual, is_varlen=attn_implementation == "flash_attention_2")
         model.model.visual.requires_grad_(not freeze_vision_tower)
     use_fast_products(model)
     if enable_gradient_checkpointing:
         recompute_activations(model)
     model.to(device)  # type: ignore[arg-type]  # transformers' decorator hides the signature
     return Policy(
-        model, processor, folder, pixel_limits, _read_side_files(folder), torch.device(device), getattr(torch, dtype)
+        model,
+        processor,
+        folder,
+        pixel_limits,
+        _read_side_files(folder),
+        torch.device(device),
+        getattr(torch, dtype),
+        attn_implementation,
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diva_engine.policy.attention import PackedLayout, TreeSpan
+from diva_engine.policy.tree_shape import TreeShape
 from diva_engine.records import AnswerTree
 
 
@@ -25,7 +25,7 @@ class PackedRow:
 
     token_ids: Tensor  # [W] int64
     position_ids: Tensor  # [3, W] int64
-    layout: PackedLayout
+    shapes: tuple[TreeShape, ...]
     predictors: Tensor  # [T] int64: the place whose hidden state predicts each trained token
     targets: Tensor  # [T] int64
     pixel_values: Tensor | None  # [P, ...] the pictures of all trees, in order
@@ -34,7 +34,7 @@ class PackedRow:
 
 def row_length(tree: AnswerTree) -> int:
     """Tokens of the tree in a row."""
-    return _trunk_length(tree) + sum(_branch_lengths(tree))
+    return _shape(tree).length
 
 
 def pack_trees(trees: Sequence[AnswerTree]) -> PackedRow:
@@ -51,7 +51,7 @@ def pack_trees(trees: Sequence[AnswerTree]) -> PackedRow:
     return PackedRow(
         token_ids=torch.tensor(tokens, dtype=torch.int64),
         position_ids=torch.cat([_positions(tree) for tree in trees], dim=1),
-        layout=_layout(trees),
+        shapes=tuple(_shape(tree) for tree in trees),
         predictors=torch.tensor(predictors, dtype=torch.int64),
         targets=torch.tensor(targets, dtype=torch.int64),
         pixel_values=torch.cat(pixels) if pixels else None,
@@ -102,6 +102,10 @@ def _split_tree(tree: AnswerTree, max_tokens: int) -> list[AnswerTree]:
     return [first] + [replace(tree, branches=tuple(chunk), train_prefix=False) for chunk in chunks[1:]]
 
 
+def _shape(tree: AnswerTree) -> TreeShape:
+    return TreeShape(_trunk_length(tree), tuple(_branch_lengths(tree)))
+
+
 def _trunk_length(tree: AnswerTree) -> int:
     return len(tree.prompt.token_ids) + len(tree.prompt.prefix_ids)
 
@@ -147,23 +151,3 @@ def _targets(tree: AnswerTree) -> list[int]:
     for branch in tree.branches:
         targets += branch
     return targets
-
-
-def _layout(trees: Sequence[AnswerTree]) -> PackedLayout:
-    spans: list[TreeSpan] = []
-    slot_tokens: list[Tensor] = []
-    sources: list[Tensor] = []
-    start = num_outputs = 0
-    for tree in trees:
-        trunk, lengths = _trunk_length(tree), torch.tensor(_branch_lengths(tree), dtype=torch.int64)
-        width = int(lengths.max()) if len(lengths) else 0
-        spans.append(TreeSpan(trunk, int(lengths.sum()), len(lengths), width))
-        # Slots [branch, width]: a slot is filled where its number lies within its branch.
-        is_filled = (torch.arange(width) < lengths[:, None]).flatten()
-        tokens = torch.full((len(is_filled),), start, dtype=torch.int64)
-        tokens[is_filled] = start + trunk + torch.arange(spans[-1].num_branch_tokens)
-        slot_tokens.append(tokens)
-        sources += [num_outputs + torch.arange(trunk), num_outputs + trunk + is_filled.nonzero()[:, 0]]
-        start += trunk + spans[-1].num_branch_tokens
-        num_outputs += trunk + len(is_filled)
-    return PackedLayout(tuple(spans), torch.cat(slot_tokens), torch.cat(sources))

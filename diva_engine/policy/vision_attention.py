@@ -1,4 +1,4 @@
-"""Attention of the vision tower: windows of one size attend together.
+"""Attention of the vision tower: windows of one size attend together, or all in one variable-length call.
 
 transformers calls its attention once a window, 64 times for a picture of 448 x 448 pixels in each windowed layer.
 """
@@ -12,15 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diva_engine.policy.tree_attention_varlen import find_kernel
 
-def attend_windows_together(visual: Any) -> None:
-    """Give a Qwen vision tower this attention; weights and their names stay."""
+
+def attend_windows_together(visual: Any, *, is_varlen: bool = False) -> None:
+    """Give a Qwen vision tower this attention; weights and their names stay.
+
+    `is_varlen`: one call of the kernel of flash_attention_2 for windows of all sizes; else one of sdpa for each size.
+    """
     for block in visual.blocks:
-        block.attn.forward = functools.partial(_forward, block.attn)
+        block.attn.forward = functools.partial(_forward, block.attn, is_varlen)
 
 
 def _forward(
     attention: Any,
+    is_varlen: bool,
     hidden_states: Tensor,  # [P, vision hidden size]
     cu_seqlens: Tensor,  # [windows + 1]: where each window begins
     position_embeddings: tuple[Tensor, Tensor],  # cosine and sine, [P, head size] each
@@ -29,7 +35,12 @@ def _forward(
     states = attention.qkv(hidden_states).unflatten(1, (3, attention.num_heads, -1))
     query, key, value = states.unbind(1)
     query, key = (_rotate(rotated, *position_embeddings) for rotated in (query, key))
-    attended = attend_windows(query, key, value, cu_seqlens.diff().tolist(), attention.scaling)
+    lengths = cu_seqlens.diff().tolist()
+    if is_varlen:
+        limits = (cu_seqlens, cu_seqlens, max(lengths), max(lengths))
+        attended = find_kernel(query.device.type)(query, key, value, *limits, is_causal=False)
+    else:
+        attended = attend_windows(query, key, value, lengths, attention.scaling)
     return attention.proj(attended.flatten(1))
 
 

@@ -9,6 +9,7 @@ import torch
 
 from diva_engine.config import Config
 from diva_engine.distributed import current_world, is_launched, local_rank
+from diva_engine.policy.attention import refuse_untrainable_attention
 from diva_engine.policy.lora import add_adapters
 from diva_engine.policy.model import Policy, load_policy
 from diva_engine.policy.sharding import shard_policy
@@ -68,6 +69,7 @@ def load_whole_policy(config: Config, checkpoint: Path | None = None, *, device:
     model = config.worker.actor.model
     if not (checkpoint or model.model_path):
         raise UserError("worker.actor.model.model_path is empty; give a Hugging Face folder or hub name (model=...)")
+    refuse_untrainable(config)
     return load_policy(
         checkpoint / "policy" if checkpoint else model.model_path,
         dtype=model.torch_dtype,
@@ -79,6 +81,13 @@ def load_whole_policy(config: Config, checkpoint: Path | None = None, *, device:
         min_pixels=config.data.min_pixels,
         max_pixels=config.data.max_pixels,
     )
+
+
+def refuse_untrainable(config: Config) -> None:
+    """Raises UserError where the settings ask for an attention that cannot train in their type on their device."""
+    model = config.worker.actor.model
+    device = torch.device(find_device(config.trainer.device))
+    refuse_untrainable_attention(model.attn_implementation, device, getattr(torch, model.torch_dtype))
 
 
 def find_device(name: str) -> str:

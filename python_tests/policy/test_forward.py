@@ -27,8 +27,8 @@ def tiny_folder(family: str) -> Path:
 
 
 @functools.cache
-def tiny_policy(family: str) -> Policy:
-    return load_policy(tiny_folder(family))
+def tiny_policy(family: str, attn_implementation: str = "sdpa") -> Policy:
+    return load_policy(tiny_folder(family), attn_implementation=attn_implementation)
 
 
 def random_answers(lengths: list[int], seed: int = 0) -> tuple[tuple[int, ...], ...]:
@@ -114,7 +114,29 @@ def gradients(policy: Policy, logprobs: torch.Tensor) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_equals_plain(family: str, case: str) -> None:
-    policy = tiny_policy(family)
+    assert_packed_equals_plain(tiny_policy(family), case)
+
+
+@pytest.mark.parametrize("case", ["ragged answers", "prefix alone", "rows of unequal length"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_plain_in_sequences_of_many_lengths(family: str, case: str) -> None:
+    """flash_attention_2, its kernel by the definition that stands for it on the CPU; the vision tower too."""
+    assert_packed_equals_plain(tiny_policy(family, "flash_attention_2"), case)
+
+
+@pytest.mark.parametrize("case", ["ragged answers", "prefix alone", "rows of unequal length"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_plain_by_flex(family: str, case: str) -> None:
+    """Without gradients: torch gives none on the CPU (`test_tree_attention` says what stands for them there)."""
+    policy = tiny_policy(family, "flex")
+    trees = trees_of(policy, case)
+    with torch.no_grad():
+        packed, _ = answer_logprobs(policy, trees, temperature=0.7)
+        plain = torch.cat([plain_logprobs(policy, tree, 0.7) for tree in trees])
+    torch.testing.assert_close(packed, plain, rtol=0, atol=TOLERANCE)
+
+
+def assert_packed_equals_plain(policy: Policy, case: str) -> None:
     trees = trees_of(policy, case)
     packed, _ = answer_logprobs(policy, trees, temperature=0.7)
     plain = torch.cat([plain_logprobs(policy, tree, 0.7) for tree in trees])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diva_engine.policy.attention import TreeSpan
 from diva_engine.policy.packing import pack_trees, plan_micro_batches, row_length, split_trees
+from diva_engine.policy.tree_attention_sdpa import TreeSpan, lay_out
 from diva_engine.records import AnswerTree, Prompt
 
 
@@ -32,11 +32,12 @@ def test_a_row_is_each_trunk_followed_by_its_branches_without_their_last_tokens(
 
 def test_branches_fill_slots_and_come_back_in_the_order_of_the_row() -> None:
     row = pack_trees([text_tree(2, [3, 1, 2]), text_tree(3, []), text_tree(1, [3])])
-    assert row.layout.spans == (TreeSpan(2, 3, 3, 2), TreeSpan(3, 0, 0, 0), TreeSpan(1, 2, 1, 2))
+    layout = lay_out(row.shapes, torch.device("cpu"))
+    assert layout.spans == (TreeSpan(2, 3, 3, 2), TreeSpan(3, 0, 0, 0), TreeSpan(1, 2, 1, 2))
     # Slots of the first tree: its branches of 2, 0 and 1 tokens, padded to 2 with its first token.
-    assert row.layout.slot_tokens.tolist() == [2, 3, 0, 0, 4, 0, 9, 10]
+    assert layout.slot_tokens.tolist() == [2, 3, 0, 0, 4, 0, 9, 10]
     # Outputs: 2 of the trunk, 6 slots, 3 of the second trunk, 1 of the third, 2 slots.
-    assert row.layout.sources.tolist() == [0, 1, 2, 3, 6, 8, 9, 10, 11, 12, 13]
+    assert layout.sources.tolist() == [0, 1, 2, 3, 6, 8, 9, 10, 11, 12, 13]
 
 
 PLANS = {

@@ -41,10 +41,12 @@ def test_each_window_sees_itself(case: str) -> None:
         torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
 @pytest.mark.parametrize("family", VISION_FAMILIES)
-def test_the_tower_is_transformers(family: str) -> None:
+def test_the_tower_is_transformers(family: str, attention: str) -> None:
+    """flash_attention_2 by its definition, which stands on the CPU where its kernel stands on a GPU."""
     folder = build_tiny_model(family, tempfile.mkdtemp())
-    policy = load_policy(folder)
+    policy = load_policy(folder, attn_implementation=attention)
     original = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).model.visual
     images = [random_image(196, 140, seed=1), random_image(84, 224, seed=2)]
     prompt = make_prompt(policy.model, policy.processor, "What?", images)
