@@ -54,7 +54,8 @@ def dry_run(words: Sequence[str]) -> None:
     plan = plan_memory(config, model_config, options.gpus, max_pixels=area_limit(folder), gpu_bytes=gpu_bytes)
     print_plan(plan, config)
     print_verdict(plan, gpu_bytes)
-    if options.plan_only or options.gpus > 1 or plan.host:
+    can_offload = torch.cuda.is_available() and not config.worker.actor.offload.offload_params
+    if options.plan_only or options.gpus > 1 or (plan.host and not can_offload):
         return
     if not any(folder.glob("*.safetensors")):
         print("the weights are not at hand: no worst-case step is taken")

@@ -34,6 +34,7 @@ READ = {
         "worker.actor.model.freeze_vision_tower": True,
         "worker.actor.model.enable_gradient_checkpointing": True,
         "worker.actor.offload.offload_params": False,
+        "worker.actor.offload.offload_optimizer": True,
         "worker.actor.model.torch_dtype": "bfloat16",
         "worker.actor.optim.weight_decay": 0.01,
         "worker.rollout.n": 6,

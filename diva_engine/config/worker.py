@@ -75,6 +75,9 @@ class OffloadConfig:
     offload_params: bool = setting(
         False, "keep weights, gradients and optimizer states in CPU memory; a block's weights come to the GPU in turn"
     )
+    offload_optimizer: bool = setting(
+        False, "keep AdamW's moments in CPU memory, and on the GPU while it moves the weights; nothing on a CPU"
+    )
 
 
 @dataclass(frozen=True)

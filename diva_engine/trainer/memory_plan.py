@@ -92,15 +92,18 @@ def plan_memory(
     step = largest_step(config, model_config, max_pixels)
     always, host = _resident(config, size, num_gpus), {}
     state = _state_gradients(config, size, num_gpus)
+    moments = {}
     if config.worker.actor.offload.offload_params:
         host, always, state = {**always, **state}, {}, {}
+    elif config.worker.actor.offload.offload_optimizer:
+        host = moments = {"AdamW moments": always.pop("AdamW moments")}
     always |= _engine_weights(config, size, num_gpus)
     phases = {
         "always": always,
         "rollout": _rollout(config, size, step, gpu_bytes),
         "update": state | _update(config, model_config, size, step, num_gpus),
         # AdamW's square roots of all second moments stand beside the gradients.
-        "optimizer": state | {"temporaries": state.get("gradients", 0)},
+        "optimizer": state | moments | {"temporaries": state.get("gradients", 0)},
     }
     return MemoryPlan(size, step, num_gpus, phases, host)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from diva_engine.records import Credit, ScoredGroup, UserError
 from diva_engine.trainer.batches import Batch, own_share, split_batches
 from diva_engine.trainer.faults import FaultLog, StepFailed
 from diva_engine.trainer.gradient import GradientPass
+from diva_engine.trainer.host_moments import HostMoments
 from diva_engine.trainer.master_weights import MasterWeights
 from diva_engine.trainer.memory import with_half_on_lack
 from diva_engine.trainer.mismatch import GAP_MAX, describe_gap
@@ -49,13 +51,16 @@ class Updater:
         optim = config.worker.actor.optim
         trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
         self.weights = MasterWeights(trained.values())
+        is_on_gpu = all(master.is_cuda for master in self.weights.masters)
         self.optimizer = torch.optim.AdamW(
             self.weights.masters,
             lr=optim.lr,
             betas=(optim.betas[0], optim.betas[1]),
             weight_decay=optim.weight_decay,
-            fused=all(master.is_cuda for master in self.weights.masters),
+            fused=is_on_gpu,
         )
+        is_offloaded = is_on_gpu and config.worker.actor.offload.offload_optimizer
+        self.host_moments = HostMoments(self.optimizer) if is_offloaded else None
         self.optimizer_state = OptimizerState(list(trained), self.optimizer, self.weights)
         self.learning_rate_factor = learning_rate_factor(config, num_steps)
         self.gradient_pass = GradientPass(policy, loss, config, self.weights)
@@ -111,6 +116,8 @@ class Updater:
         if state["torch_dtype"] != self.config.worker.actor.model.torch_dtype:
             raise UserError("the checkpoint's weights are of another type; restore worker.actor.model.torch_dtype")
         self.optimizer_state.load(state["optimizer"], read)
+        if self.host_moments is not None:
+            self.host_moments.put_away()
         self.num_updates = state["num_updates"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
 
@@ -131,7 +138,8 @@ class Updater:
             self._skip(batch, loss, norm)
             return {}
         self._refuse_gap(metrics.get(GAP_MAX, 0.0))
-        self.optimizer.step()
+        with nullcontext() if self.host_moments is None else self.host_moments.on_device():
+            self.optimizer.step()
         self.weights.write_back()
         self.has_moved, self.skipped_in_a_row = True, 0
         return metrics | {"actor/loss": loss, "actor/grad_norm": norm}

@@ -73,6 +73,14 @@ def test_what_is_offloaded_lies_in_cpu_memory() -> None:
     assert "gradients" not in moved.phases["update"]
 
 
+def test_offloaded_moments_come_back_for_the_optimizer_alone() -> None:
+    plain, moved = plan("3B", num_gpus=8), plan("3B", "worker.actor.offload.offload_optimizer=true", num_gpus=8)
+    num_bytes = 8 * QWEN2_5_VL["3B"][0] // 8
+    assert moved.host == {"AdamW moments": num_bytes}
+    less = {phase: plain.total(phase) - moved.total(phase) for phase in plain.phases}
+    assert less == {"always": num_bytes, "rollout": num_bytes, "update": num_bytes, "optimizer": 0}
+
+
 def test_groups_hold_a_copy_each() -> None:
     one, groups = (plan("3B", *words, num_gpus=8) for words in ((), ("worker.actor.fsdp.fsdp_size=2",)))
     for phase, items in one.phases.items():
