@@ -30,3 +30,16 @@ def answered(request, rewards, accuracies=None):
     prompt = replace(PROMPT, prefix_ids=tuple(request.variant.answer_prefix.encode()))
     group = make_group(rewards, accuracies=accuracies, prompt=prompt)
     return replace(group, request=request)
+
+
+def gradients_in_steps(updater):
+    """A list to which every optimizer step of `updater` adds its gradients, of the float32 masters, by name."""
+    found = []
+    names = [name for name, parameter in updater.policy.model.named_parameters() if parameter.requires_grad]
+
+    def note(*_):
+        pairs = zip(names, updater.weights.masters, strict=True)
+        found.append({name: master.grad.clone() for name, master in pairs if master.grad is not None})
+
+    updater.optimizer.register_step_pre_hook(note)
+    return found

@@ -141,6 +141,7 @@ class Updater:
         with nullcontext() if self.host_moments is None else self.host_moments.on_device():
             self.optimizer.step()
         self.weights.write_back()
+        self.weights.clear_gradients()  # their memory is the next rollouts'
         self.has_moved, self.skipped_in_a_row = True, 0
         return metrics | {"actor/loss": loss, "actor/grad_norm": norm}
 

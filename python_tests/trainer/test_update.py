@@ -15,7 +15,7 @@ from diva_engine.trainer.master_weights import MasterWeights
 from diva_engine.trainer.update import Updater, learning_rate_factor
 from python_tests.models import build_tiny_model
 from python_tests.prompts import make_prompt, random_image
-from python_tests.scored import ANY_LOGPROBS, PROMPT, make_group
+from python_tests.scored import ANY_LOGPROBS, PROMPT, gradients_in_steps, make_group
 
 
 def credit_of(groups, *advantages, prefix_weight=None):
@@ -84,8 +84,10 @@ def groups(policy):
 def gradient_after(policy, groups, credit, **settings):
     config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **ANY_LOGPROBS, **settings})
     updater = Updater(policy, clipped_policy_loss, config, num_steps=1)
+    noted = gradients_in_steps(updater)
     metrics = updater.update(groups, credit)
-    return torch.cat([p.grad.flatten() for p in updater.weights.masters if p.grad is not None]), metrics
+    assert all(p.grad is None for p in (*updater.weights.masters, *policy.model.parameters())), "memory for rollouts"
+    return torch.cat([gradient.flatten() for gradient in noted[0].values()]), metrics
 
 
 def test_micro_batches_add_up_to_the_whole(policy, groups):

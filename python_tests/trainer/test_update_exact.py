@@ -15,7 +15,7 @@ from diva_engine.settings import build_config
 from diva_engine.trainer.update import Updater
 from python_tests.models import VISION_FAMILIES, build_tiny_model
 from python_tests.prompts import make_prompt, random_image
-from python_tests.scored import ANY_LOGPROBS, make_group
+from python_tests.scored import ANY_LOGPROBS, gradients_in_steps, make_group
 
 ADVANTAGES = [1.0, -0.5, 0.25, 0.5, -1.0, 0.75]
 SIZES = [(84, 112), (140, 56)]  # of the two prompts' pictures: windows of several shapes
@@ -38,10 +38,10 @@ def groups_of(policy) -> list[ScoredGroup]:
 def updated(policy, groups, **settings) -> dict[str, torch.Tensor]:
     """Gradients by name."""
     config = build_config({"worker.actor.optim.lr": 0.0, "worker.actor.max_grad_norm": 1e9, **ANY_LOGPROBS, **settings})
-    Updater(policy, clipped_policy_loss, config, num_steps=1).update(
-        groups, Credit(torch.tensor(ADVANTAGES), torch.zeros(len(groups)))
-    )
-    return {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}
+    updater = Updater(policy, clipped_policy_loss, config, num_steps=1)
+    noted = gradients_in_steps(updater)
+    updater.update(groups, Credit(torch.tensor(ADVANTAGES), torch.zeros(len(groups))))
+    return noted[0]
 
 
 def plain_loss(model, processor, groups) -> torch.Tensor:
