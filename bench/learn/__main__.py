@@ -1,8 +1,8 @@
 """How fast each method learns, at equal rollouts: `python -m bench.learn COMMAND`.
 
 bases      make the models that the regimes begin with (some CPU minutes, once) and measure them
-choose     try three learning rates of each method on a seed that is not reported
-run        the reported runs: main, rates (grpo at every rate), others, ablations, robustness
+choose     try two step sizes and three learning rates of each method on a seed that is not reported
+run        the reported runs: main, rates (grpo at every learning rate), others, ablations, robustness
 report     tables, and bench/results/learn-<sweep>.json
 plot       curves, difficulty over time, the difficulty-advantage surface
 
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("sweep", nargs="?", default="main", help="main, rates, others, ablations or robustness")
     parser.add_argument("--folder", type=Path, default=Path("runs/learn"), help="where bases and runs lie")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs side by side")
-    parser.add_argument("--seeds", default="", help="only these of the reported seeds, as 60,61")
+    parser.add_argument("--seeds", default="", help="only these of the reported seeds, as 70,71")
     parser.add_argument("--methods", default="", help="only these methods")
     parser.add_argument("--regimes", default="", help="only these regimes")
     return parser.parse_args(arguments)

@@ -35,24 +35,18 @@ def bases(options: argparse.Namespace, console: Console) -> None:
 
 
 def choose(options: argparse.Namespace, console: Console) -> None:
-    """Tries the learning rates, then prints which each method will use."""
+    """Tries the paces, then prints which each method will use."""
     folder, targets = Folder(options.folder), sweeps.read_targets()
-    methods = _methods_of(options.sweep)
-    jobs = _selected(sweeps.choosing_jobs(methods), options)
+    jobs = _selected(sweeps.choosing_jobs_of(options.sweep, folder, targets), options)
     run_jobs(jobs, folder, lambda job: sweeps.stop_of(job, targets), options.workers, console.print)
     for regime, method in dict.fromkeys((job.regime, job.method) for job in jobs):
-        rate = sweeps.choose_learning_rate(regime, method, folder, targets)
-        console.print(f"{regime} {method}: learning rate {rate:g}")
+        console.print(f"{regime} {method}: {sweeps.choose_pace(regime, method, folder, targets)}")
 
 
 def run_sweep(options: argparse.Namespace, console: Console) -> None:
     folder, targets = Folder(options.folder), sweeps.read_targets()
-    jobs = [sweeps.with_rate(job, folder, targets) for job in _selected(sweeps.jobs_of(options.sweep), options)]
+    jobs = [sweeps.with_pace(job, folder, targets) for job in _selected(sweeps.jobs_of(options.sweep), options)]
     run_jobs(jobs, folder, lambda job: sweeps.stop_of(job, targets), options.workers, console.print)
-
-
-def _methods_of(sweep: str) -> Iterable[str]:
-    return {"main": sweeps.MAIN, "others": sweeps.OTHERS}[sweep]
 
 
 def _selected(jobs: Iterable[Job], options: argparse.Namespace) -> list[Job]:
@@ -87,10 +81,10 @@ def _finished(options: argparse.Namespace) -> tuple[sweeps.Targets, list[Group],
     jobs = []
     wanted = sweeps.jobs_of(options.sweep) + (sweeps.jobs_of("rates") if options.sweep == "main" else [])
     for job in _selected(wanted, options):
-        with contextlib.suppress(LookupError):  # no learning rate yet: so no run either
-            jobs.append(sweeps.with_rate(job, folder, targets))
+        with contextlib.suppress(LookupError):  # no pace yet: so no run either
+            jobs.append(sweeps.with_pace(job, folder, targets))
     groups = groups_of(list(dict.fromkeys(jobs)), folder)
     if not groups:
         raise UserError(f"no run of {options.sweep} is finished in {options.folder}; python -m bench.learn run first")
-    choosing = sweeps.choosing_jobs(_methods_of(options.sweep)) if options.sweep in ("main", "others") else []
+    choosing = sweeps.choosing_jobs_of(options.sweep, folder, targets) if options.sweep in ("main", "others") else []
     return targets, groups, groups_of(choosing, folder)

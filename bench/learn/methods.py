@@ -1,7 +1,7 @@
 """The methods: each a recipe of the engine and the settings with which it enters the comparison.
 
-All generate at most 128 rollouts a step. What a method costs beyond plain rollouts (variants, hints, probes, refills)
-comes out of these, so it poses fewer questions a step.
+All generate at most so many rollouts a step, 128 or half of that. What a method costs beyond plain rollouts (variants,
+hints, probes, refills) comes out of these, so it poses fewer questions a step.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ COMMON: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe with its settings. `questions` is how many it poses a step."""
+    """A recipe with its settings. `questions` is how many it poses a step of 128 rollouts."""
 
     recipe: str
     questions: int = ROLLOUTS_PER_STEP // N
     settings: Mapping[str, Any] = field(default_factory=dict)
     reads_references: bool = False
+
+    def questions_at(self, rollouts_per_step: int) -> int:
+        """How many questions it poses a step of so many rollouts."""
+        return self.questions * rollouts_per_step // ROLLOUTS_PER_STEP
 
     def but(self, **settings: Any) -> Method:
         """The same method with settings changed; a double underscore stands for the dot in their names."""
@@ -73,5 +77,5 @@ METHODS: Mapping[str, Method] = {
     "rescue_no_hints": Method("rescue", settings={"rescue.hints": False}),
     "rescue_no_probe": RESCUE.but(rescue__dead_by="last_visit"),
     "rescue_prompt": RESCUE.but(hint__inject="question"),
-    "rescue_lean": RESCUE.but(rescue__probe_solved=1),
+    "rescue_full_probe": RESCUE.but(rescue__probe_solved=4),
 }

@@ -31,6 +31,7 @@ class Group:
     regime: str
     method: str
     lr: float
+    per_step: int  # rollouts
     condition: str  # "" for clean references and the whole derivation as reward
     runs: Sequence[Results]
 
@@ -63,10 +64,12 @@ def column(run: Results, name: str) -> list[float]:
 
 def groups_of(jobs: Sequence[Job], folder: Folder) -> list[Group]:
     """The finished runs by regime, method and condition, in the order of the jobs."""
-    found: dict[tuple[str, str, float, str], list[Results]] = {}
+    found: dict[tuple[str, str, float, int, str], list[Results]] = {}
     for job in jobs:
         if folder.is_done(job):
-            found.setdefault((job.regime, job.method, job.lr, _condition(job)), []).append(folder.read(job))
+            found.setdefault((job.regime, job.method, job.lr, job.per_step, _condition(job)), []).append(
+                folder.read(job)
+            )
     return [Group(*key, runs) for key, runs in found.items()]
 
 
@@ -93,6 +96,7 @@ def target_table(groups: Sequence[Group], name: str, target: float) -> str:
     heads = (
         "method",
         "lr",
+        "a step",
         "references",
         "rollouts",
         "steps",
@@ -107,7 +111,7 @@ def target_table(groups: Sequence[Group], name: str, target: float) -> str:
         reads = "read" if METHODS[group.method].reads_references else "-"
         spent = [group.reached(name, target, by) for by in ("rollouts", "step", "cpu_s")]
         factors = [ratio(grpo, group, name, target, by) for by in ("rollouts", "cpu_s")]
-        rows.append([group.name, f"{group.lr:g}", reads, *map(_with_seeds, spent), *factors])
+        rows.append([group.name, f"{group.lr:g}", str(group.per_step), reads, *map(_with_seeds, spent), *factors])
     seeds = ", or ".join(dict.fromkeys("seeds " + " ".join(map(str, group.seeds)) for group in groups))
     title = f"{groups[0].regime}, to {name.upper()} {target:.2f}: median [{seeds}]"
     return markdown(title, heads, rows)
@@ -160,13 +164,13 @@ def _share(value: float) -> str:
 
 
 def write_results(sweep: str, groups: Sequence[Group], targets: Targets, rates: Sequence[Group]) -> Path:
-    """bench/results/learn-<sweep>.json: every run's curve, and the runs by which the learning rates were chosen."""
+    """bench/results/learn-<sweep>.json: every run's curve, and the runs by which the paces were chosen."""
     path = RESULTS / f"learn-{sweep}.json"
     results = {
         "environment": environment(),
         "targets": targets,
         "runs": [compact(run) for group in groups for run in group.runs],
-        "learning_rate_runs": [compact(run) for group in rates for run in group.runs],
+        "choosing_runs": [compact(run) for group in rates for run in group.runs],
     }
     lines = json.dumps(results, separators=(",", ":")).replace('},{"job"', '},\n{"job"')
     path.write_text(lines + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.learn.curve import is_settled
-from bench.learn.methods import COMMON, METHODS
+from bench.learn.methods import COMMON, METHODS, ROLLOUTS_PER_STEP
 from bench.learn.regimes import ANSWERS_PER_HELD_OUT, REGIMES, Regime, held_out_problems, train_problems
 from bench.learn.rewards import TileReward
 from bench.learn.robustness import REFERENCES
@@ -28,7 +28,7 @@ from diva_engine.trainer.metrics import MetricsLogger
 from diva_engine.trainer.validate import Validation, validate
 
 EVALUATE_EVERY = 640  # rollouts
-BUDGET = 7680  # rollouts of a whole run: 60 steps of 128
+BUDGET = 7680  # rollouts of a whole run: 60 steps of 128, 120 of 64
 ENDLESS = 10**9  # steps: the budget ends a run, not a number of steps
 
 
@@ -43,12 +43,14 @@ class Job:
     references: str = "clean"  # what the reference steps are: a name of robustness.REFERENCES
     reward: str = "derivation"  # or "answer": the final number alone
     budget: int = BUDGET
+    per_step: int = ROLLOUTS_PER_STEP  # rollouts of a step, at most
 
     @property
     def name(self) -> str:
         """The file name of its results."""
         extras = [self.references] * (self.references != "clean") + [self.reward] * (self.reward != "derivation")
         extras += [str(self.budget)] * (self.budget != BUDGET)
+        extras += [f"step{self.per_step}"] * (self.per_step != ROLLOUTS_PER_STEP)
         return "-".join([self.regime, self.method, f"lr{self.lr:g}", f"seed{self.seed}", *extras])
 
 
@@ -150,7 +152,7 @@ def configure(job: Job, base: Path) -> Config:
             **COMMON,
             **method.settings,
             "algorithm.adv_estimator": method.recipe,
-            "data.rollout_batch_size": method.questions,
+            "data.rollout_batch_size": method.questions_at(job.per_step),
             "data.seed": job.seed,
             "worker.actor.model.model_path": str(base),
             "worker.actor.optim.lr": job.lr,

@@ -1,13 +1,14 @@
 """The named sweeps: which runs each is made of.
 
-A learning rate is chosen on seeds that are never reported; the reported runs use it unseen.
+A method's pace, that is its rollouts a step and its learning rate, is chosen on seeds that are never reported; the
+reported runs use it unseen.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.learn.curve import time_to_target
@@ -16,16 +17,22 @@ from bench.learn.sweep import Folder, Results, Targets
 
 REGIMES = ("gap", "saturated", "ladder")
 LEARNING_RATES = (1e-4, 2e-4, 5e-5)
+STEP_SIZES = (64, 128)  # rollouts
 CHOOSING_SEEDS = (50,)
 CHOOSING_BUDGET = 3840  # rollouts: half a run
 NOT_CHOSEN = 0.0  # the learning rate of a job before one is chosen
 AREA_UNTIL = 3840  # rollouts over which the area under a curve is taken
-REPORTED_SEEDS = (60, 61, 62, 63)
+REPORTED_SEEDS = (70, 71, 72, 73)
 
 MAIN = ("grpo", "diva", "rescue", "gold")
 OTHERS = ("diva_n3", "hint_grpo", "dapo", "durian", "dr_grpo", "gspo", "diva_prompt", "diva_n3_prompt")
-ABLATIONS: Mapping[str, Sequence[str]] = {  # by the method whose learning rate they share
-    "rescue": ("rescue_no_prefix_credit", "rescue_no_hints", "rescue_no_probe", "rescue_prompt", "rescue_lean"),
+# The others choose a learning rate only, at the step size of a method of the main sweep.
+STEP_SIZE_OF = {
+    **dict.fromkeys(("dapo", "durian", "dr_grpo", "gspo"), "grpo"),
+    **dict.fromkeys(("diva_n3", "hint_grpo", "diva_prompt", "diva_n3_prompt"), "diva"),
+}
+ABLATIONS: Mapping[str, Sequence[str]] = {  # by the method whose pace they share
+    "rescue": ("rescue_no_prefix_credit", "rescue_no_hints", "rescue_no_probe", "rescue_prompt", "rescue_full_probe"),
     "diva": ("diva_no_variants", "diva_no_weight", "diva_no_rrb", "diva_no_balance"),
     "grpo": ("grpo_rrb",),
     "durian": ("durian_perceptual", "durian_reasoning"),
@@ -48,25 +55,50 @@ def stop_of(job: Job, targets: Targets) -> Stop:
     return Stop(tuple(targets[job.regime][name] for name in ("all", "hard")), AREA_UNTIL if is_main else 0)
 
 
-def choosing_jobs(methods: Iterable[str]) -> list[Job]:
-    """The runs by which each method's learning rate is chosen."""
+@dataclass(frozen=True)
+class Pace:
+    """What is chosen for each method and regime."""
+
+    per_step: int  # rollouts of a step, at most
+    lr: float
+
+    def __str__(self) -> str:
+        return f"{self.per_step} rollouts a step, learning rate {self.lr:g}"
+
+
+def choosing_jobs(methods: Iterable[str], step_sizes: Sequence[int] = STEP_SIZES) -> list[Job]:
+    """The runs by which each method's pace is chosen."""
     return [
-        Job(regime, method, lr, seed, budget=CHOOSING_BUDGET)
+        Job(regime, method, lr, seed, budget=CHOOSING_BUDGET, per_step=per_step)
         for seed in CHOOSING_SEEDS
         for regime in REGIMES
+        for per_step in step_sizes
         for lr in LEARNING_RATES
         for method in methods
     ]
 
 
-def choose_learning_rate(regime: str, method: str, folder: Folder, targets: Targets) -> float:
-    """The rate with the fewest rollouts to both targets together; among those that reach none, the highest end."""
-    tried = [job for job in choosing_jobs([method]) if job.regime == regime]
-    rates = {lr: [job for job in tried if job.lr == lr] for lr in LEARNING_RATES}
-    rated = {lr: [folder.read(job) for job in jobs] for lr, jobs in rates.items() if all(map(folder.is_done, jobs))}
+def choosing_jobs_of(sweep: str, folder: Folder, targets: Targets) -> list[Job]:
+    """The choosing runs of a sweep. Those of `others` take their step size from a method of the main sweep."""
+    if sweep != "others":
+        return choosing_jobs(MAIN)
+    jobs = []
+    for job in choosing_jobs(OTHERS):
+        leader = choose_pace(job.regime, STEP_SIZE_OF[job.method], folder, targets)
+        jobs += [job] * (job.per_step == leader.per_step)
+    return jobs
+
+
+def choose_pace(regime: str, method: str, folder: Folder, targets: Targets) -> Pace:
+    """The pace with the fewest rollouts to both targets together; among those that reach none, the highest end."""
+    tried: dict[Pace, list[Job]] = {}
+    for job in choosing_jobs([method]):
+        if job.regime == regime:
+            tried.setdefault(Pace(job.per_step, job.lr), []).append(job)
+    rated = {pace: [folder.read(job) for job in jobs] for pace, jobs in tried.items() if all(map(folder.is_done, jobs))}
     if not rated:
         raise LookupError(f"no learning rate of {method} in {regime} was tried; run `python -m bench.learn choose`")
-    return min(rated, key=lambda lr: merit(rated[lr], targets[regime]))
+    return min(rated, key=lambda pace: merit(rated[pace], targets[regime]))
 
 
 def merit(runs: Sequence[Results], targets: Mapping[str, float]) -> tuple[float, float]:
@@ -84,14 +116,15 @@ def merit(runs: Sequence[Results], targets: Mapping[str, float]) -> tuple[float,
 
 
 def owner(method: str) -> str:
-    """The method whose learning rate an ablation shares."""
+    """The method whose pace an ablation shares."""
     return next((name for name, ablated in ABLATIONS.items() if method in ablated), method)
 
 
 def jobs_of(sweep: str) -> list[Job]:
     """The reported runs of a sweep, in the order in which they are worth having.
 
-    Their learning rates are not set, but in `rates`: grpo at every rate, so that others can be held against its best.
+    Their paces are not set, but in `rates` the learning rate: grpo at every one, so that others can be held against its
+    best.
     """
     if sweep == "robustness":
         return [job for seed in REPORTED_SEEDS for job in _robustness_jobs(seed)]
@@ -116,12 +149,12 @@ def _robustness_jobs(seed: int) -> Iterator[Job]:
         yield Job("untrained", method, NOT_CHOSEN, seed)
 
 
-def with_rate(job: Job, folder: Folder, targets: Targets) -> Job:
-    """The job at its method's chosen learning rate; that of its start, where the regime has no choosing runs.
+def with_pace(job: Job, folder: Folder, targets: Targets) -> Job:
+    """The job at its method's chosen pace; that of its start, where the regime has no choosing runs. A job with a
+    learning rate keeps it.
 
     Raises LookupError where none was tried.
     """
-    if job.lr != NOT_CHOSEN:
-        return job
     regime = job.regime if job.regime in REGIMES else "ladder"
-    return replace(job, lr=choose_learning_rate(regime, owner(job.method), folder, targets))
+    pace = choose_pace(regime, owner(job.method), folder, targets)
+    return replace(job, per_step=pace.per_step, lr=pace.lr if job.lr == NOT_CHOSEN else job.lr)

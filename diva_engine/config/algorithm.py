@@ -123,7 +123,7 @@ class HintGrpoConfig:
 @dataclass(frozen=True)
 class RescueConfig:
     probe: int = setting(4, "plain rollouts of every question, before the rest of the step's is shared out", low=1)
-    probe_solved: int = setting(4, "the same of a question whose rollouts were all right on its last visit", low=1)
+    probe_solved: int = setting(1, "the same of a question whose rollouts were all right on its last visit", low=1)
     dead_by: Literal["probe", "last_visit"] = setting(
         "probe", "who is hinted: who fails the probe, or, in one stage, whose last visit had no right rollout"
     )
