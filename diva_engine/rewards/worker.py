@@ -237,4 +237,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(ConnectionResetError, BrokenPipeError):  # the trainer was killed: nobody waits for an answer
+        main()

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bench.learn import regimes, sweeps
-from bench.learn.methods import METHODS, ROLLOUTS_PER_STEP, N
+from bench.learn.methods import METHODS, N
 from bench.learn.report import compact, groups_of, ratio
 from bench.learn.run import Job, Stop, configure, run
 from bench.learn.sweep import Folder, run_jobs
@@ -86,7 +86,7 @@ def test_a_sweep_reads_the_reported_rates_from_the_choosing_runs(tmp_path, monke
     for job in sweeps.choosing_jobs(["grpo"]):
         points = [
             {
-                "rollouts": 640 * i,
+                "rollouts": 640 * i + job.per_step - 64,  # half a step is better, all else alike
                 "step": 5 * i,
                 "cpu_s": float(i),
                 "all": value,
@@ -97,14 +97,18 @@ def test_a_sweep_reads_the_reported_rates_from_the_choosing_runs(tmp_path, monke
             for i, value in enumerate(curves[job.lr])
         ]
         folder.write(job, {"job": vars(job), "points": points, "surface": []})
-    assert sweeps.choose_learning_rate("gap", "grpo", folder, targets) == 1e-4
-    jobs = [sweeps.with_rate(job, folder, targets) for job in sweeps.jobs_of("ablations") if job.method == "grpo_rrb"]
-    assert {(job.lr, job.seed) for job in jobs} == {(1e-4, seed) for seed in sweeps.REPORTED_SEEDS}
+    assert sweeps.choose_pace("gap", "grpo", folder, targets) == sweeps.Pace(64, 1e-4)
+    jobs = [sweeps.with_pace(job, folder, targets) for job in sweeps.jobs_of("ablations") if job.method == "grpo_rrb"]
+    assert {(job.per_step, job.lr, job.seed) for job in jobs} == {(64, 1e-4, seed) for seed in sweeps.REPORTED_SEEDS}
+    rates = {sweeps.with_pace(job, folder, targets).lr for job in sweeps.jobs_of("rates")}
+    assert rates == set(sweeps.LEARNING_RATES)
     assert not {job.seed for job in jobs} & set(sweeps.CHOOSING_SEEDS)
     with pytest.raises(LookupError, match="no learning rate of rescue in gap was tried"):
-        sweeps.choose_learning_rate("gap", "rescue", folder, targets)
+        sweeps.choose_pace("gap", "rescue", folder, targets)
+    followers = [job for job in sweeps.choosing_jobs(sweeps.OTHERS) if sweeps.STEP_SIZE_OF[job.method] == "grpo"]
+    assert {job.per_step for job in followers} == set(sweeps.STEP_SIZES)
     slow, fast = groups_of(
-        [job for job in sweeps.choosing_jobs(["grpo"]) if job.regime == "gap" and job.lr != 2e-4][::-1], folder
+        [job for job in sweeps.choosing_jobs(["grpo"], [64]) if job.regime == "gap" and job.lr != 2e-4][::-1], folder
     )
     assert ratio(slow, fast, "all", 0.5, "rollouts") == ">=2.5x"  # at least 1,280 against 640 * 0.8
     assert ratio(fast, slow, "all", 0.5, "rollouts") == "-"
@@ -115,9 +119,11 @@ def test_no_method_may_ask_more_than_a_step_has(folder):
     prompts = {"diva": lambda config: 1 + config.variants.num, "hint_grpo": lambda config: config.hint_grpo.groups,
                "dapo": lambda config: config.dapo.max_draws}  # fmt: skip
     for name, method in METHODS.items():
-        config = configure(Job("gap", name, 1e-4, 0), folder.base("gap"))
-        asked = method.questions * N * prompts.get(method.recipe, lambda config: 1)(config)
-        assert ROLLOUTS_PER_STEP - 8 <= asked <= ROLLOUTS_PER_STEP, name
+        for per_step in sweeps.STEP_SIZES:
+            config = configure(Job("gap", name, 1e-4, 0, per_step=per_step), folder.base("gap"))
+            prompts_each = prompts.get(method.recipe, lambda config: 1)(config)
+            asked = config.data.rollout_batch_size * N * prompts_each
+            assert per_step - 2 * N <= asked <= per_step, name
 
 
 def test_ablations_share_the_rate_of_their_method():
