@@ -76,6 +76,8 @@ class RankWatch:
             if failure:
                 self._store.set(_words_key(self._world.rank), failure)
             self._store.add(_count_key(self._world.rank), FAILED if failure else DONE)
+        for thread in self._threads:  # one that is inside the store while Python shuts down aborts the process
+            thread.join(self._timeout_s)
 
     def end_if_lost(self) -> None:
         """A collective call has failed: waits until it is clear which rank is lost, and ends; returns if none is."""
