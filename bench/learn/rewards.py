@@ -13,9 +13,9 @@ FORM = re.compile(r"<think>.*</think> \\boxed\{ (-?\d+) \}")
 
 
 @dataclass(frozen=True)
-class TileReward:
-    """0.9 * accuracy + 0.1 * format. Right is the whole derivation, so that no lucky number counts, or, with
-    `answer_only`, the final number."""
+class DerivationReward:
+    """0.9 * accuracy + 0.1 * format, for every family of questions. Right is the whole derivation (the question's
+    `solution`), so that no lucky number counts, or, with `answer_only`, the final number."""
 
     answer_only: bool = False
     scores_alone = True

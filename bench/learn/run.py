@@ -13,7 +13,7 @@ import torch
 from bench.learn.curve import is_settled
 from bench.learn.methods import COMMON, METHODS, ROLLOUTS_PER_STEP
 from bench.learn.regimes import ANSWERS_PER_HELD_OUT, REGIMES, Regime, held_out_problems, train_problems
-from bench.learn.rewards import TileReward
+from bench.learn.rewards import DerivationReward
 from bench.learn.robustness import REFERENCES
 from bench.learn.tally import Tally
 from diva_engine.algorithm.recipes import recipe_defaults
@@ -129,9 +129,9 @@ def run(job: Job, base: Path, stop: Stop = Stop()) -> dict[str, Any]:
         trainer = open_trainer(configure(job, base), base, problems, Path(run_dir))
         trainer.recipe = tally.counting(trainer.recipe)
         trainer.collector.reward.close()
-        trainer.collector = replace(trainer.collector, reward=TileReward(answer_only=job.reward == "answer"))
+        trainer.collector = replace(trainer.collector, reward=DerivationReward(answer_only=job.reward == "answer"))
         # The same questions and the same random numbers for all: methods share the noise of the held-out set.
-        collector = replace(trainer.collector, reward=TileReward(), seed=0)
+        collector = replace(trainer.collector, reward=DerivationReward(), seed=0)
         logger = CurveLogger(regime, held_out_problems(regime), collector, tally, job.budget, stop, trainer)
         trainer.logger = logger
         try:

@@ -16,6 +16,7 @@ from bench.learn.run import Job, Stop
 from bench.learn.sweep import Folder, Results, Targets
 
 REGIMES = ("gap", "saturated", "ladder")
+SECOND_FAMILY = "chains"  # a regime of `robustness`, with paces of its own for the methods of `main`
 LEARNING_RATES = (1e-4, 2e-4, 5e-5)
 STEP_SIZES = (64, 128)  # rollouts
 CHOOSING_SEEDS = (50,)
@@ -71,10 +72,11 @@ def choosing_jobs(methods: Iterable[str], step_sizes: Sequence[int] = STEP_SIZES
     return [
         Job(regime, method, lr, seed, budget=CHOOSING_BUDGET, per_step=per_step)
         for seed in CHOOSING_SEEDS
-        for regime in REGIMES
+        for regime in (*REGIMES, SECOND_FAMILY)
         for per_step in step_sizes
         for lr in LEARNING_RATES
         for method in methods
+        if regime in REGIMES or method in MAIN
     ]
 
 
@@ -138,15 +140,17 @@ def jobs_of(sweep: str) -> list[Job]:
 
 
 def _robustness_jobs(seed: int) -> Iterator[Job]:
-    """Bad references and a lax reward for the methods that read references, beside grpo; and levels never trained."""
+    """Bad references and a lax reward for the methods that read references, beside grpo; levels never trained; and
+    the second family of questions."""
     for regime in ("gap", "saturated"):
         for references in ("wrong", "paraphrased", "long"):
             for method in ("rescue", "gold"):
                 yield Job(regime, method, NOT_CHOSEN, seed, references)
         for method in ("grpo", "rescue", "gold"):
             yield Job(regime, method, NOT_CHOSEN, seed, reward="answer")
-    for method in MAIN:
-        yield Job("untrained", method, NOT_CHOSEN, seed)
+    for regime in ("untrained", SECOND_FAMILY):
+        for method in MAIN:
+            yield Job(regime, method, NOT_CHOSEN, seed)
 
 
 def with_pace(job: Job, folder: Folder, targets: Targets) -> Job:
@@ -155,6 +159,6 @@ def with_pace(job: Job, folder: Folder, targets: Targets) -> Job:
 
     Raises LookupError where none was tried.
     """
-    regime = job.regime if job.regime in REGIMES else "ladder"
+    regime = job.regime if job.regime in (*REGIMES, SECOND_FAMILY) else "ladder"
     pace = choose_pace(regime, owner(job.method), folder, targets)
     return replace(job, per_step=pace.per_step, lr=pace.lr if job.lr == NOT_CHOSEN else job.lr)

@@ -26,7 +26,7 @@ class Lesson:
 
     question: str  # with its "<image>" marker
     answer: str
-    image: Image.Image
+    image: Image.Image | None  # None where the question is text alone
     shown: Shown
     begun: str = ""  # beginning of the answer that is given, not taught
 
@@ -48,6 +48,9 @@ class Mixture:
     own_steps: int = 1  # most steps that a begun answer leaves to be taught
     longest: int = 0  # steps after which a plain answer stops, finished or not; 0: no bound
     unknown_taught: Mapping[int, float] = field(default_factory=dict)  # what the teacher takes the unknown term for
+
+    def draw(self, rng: random.Random) -> Lesson:
+        return draw_lesson(self, rng)
 
 
 def draw_lesson(mixture: Mixture, rng: random.Random) -> Lesson:

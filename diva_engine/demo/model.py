@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -82,10 +83,13 @@ IMAGE_PROCESSOR = {
 }
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word or number; text is lower-cased and decodes to words joined by blanks."""
-    words = {word: index for index, word in enumerate(vocabulary())}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
+def make_tokenizer(words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token a word or number; text is lower-cased and decodes to words joined by blanks.
+
+    `words` are all tokens by their ids, special ones included; the demo's `vocabulary()` unless given.
+    """
+    ids = {word: index for index, word in enumerate(words or vocabulary())}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="removed", invert=True)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))

@@ -6,13 +6,14 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from diva_engine.demo.lessons import Lesson, Mixture, draw_lesson
+from diva_engine.demo.lessons import Lesson
 from diva_engine.demo.model import IMAGE_PROCESSOR
 from diva_engine.demo.questions import Shown
 
@@ -20,11 +21,17 @@ NO_LABEL = -100  # what cross_entropy ignores
 BINDING_SCALE = 10.0  # sharpens the products of image features and word embeddings
 
 
+class Lessons(Protocol):
+    """Where lessons come from: `Mixture`, or those of another family of questions."""
+
+    def draw(self, rng: random.Random) -> Lesson: ...
+
+
 @dataclass(frozen=True)
 class WarmUp:
     """How the model is taught; the learning rate rises over 50 steps and falls as a cosine."""
 
-    mixture: Mixture
+    mixture: Lessons
     steps: int
     learning_rate: float = 1e-3
     batch_size: int = 16  # more steps of fewer lessons teach more in the same time
@@ -38,8 +45,8 @@ class Batch:
     input_ids: Tensor  # [B, S] int64
     attention_mask: Tensor  # [B, S] int64
     labels: Tensor  # [B, S] int64: the next token where it belongs to the answer, else NO_LABEL
-    pixel_values: Tensor  # [P, 1176] float32
-    image_grid_thw: Tensor  # [B, 3] int64
+    pixel_values: Tensor | None  # [P, 1176] float32; None where no lesson has an image
+    image_grid_thw: Tensor | None  # [I, 3] int64, I lessons with an image
     shown: Tensor  # [M, 2] int64: ids of the colour and of the number that each image token shows, or NO_LABEL
 
 
@@ -50,13 +57,12 @@ class Collator:
         self._tokenizer = tokenizer
         # By hand rather than from a folder: the backend that needs no torchvision, so that weights never depend on it.
         self._image_processor = Qwen2VLImageProcessorPil.from_dict(IMAGE_PROCESSOR)
-        content = [{"type": "image"}, {"type": "text", "text": "QUESTION"}]
-        self.frame = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        self.frame = self._render([{"type": "image"}, {"type": "text", "text": "QUESTION"}])
+        self._frame_of_text = self._render([{"type": "text", "text": "QUESTION"}])
 
     def __call__(self, lessons: Sequence[Lesson]) -> Batch:
-        images = self._image_processor(images=[lesson.image for lesson in lessons], return_tensors="pt")
+        images = [lesson.image for lesson in lessons if lesson.image is not None]
+        pixels = self._image_processor(images=images, return_tensors="pt") if images else {}
         prompts = self._tokenizer([self._prompt(lesson) for lesson in lessons])["input_ids"]
         answers = self._tokenizer([lesson.answer + "<|im_end|>" for lesson in lessons])["input_ids"]
         size = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
@@ -68,11 +74,18 @@ class Collator:
             input_ids[row, :end] = torch.tensor(prompt + answer)
             attention_mask[row, :end] = 1
             labels[row, len(prompt) - 1 : end - 1] = torch.tensor(answer)
-        shown = torch.tensor([pair for lesson in lessons for pair in self._shown_ids(lesson.shown)])
-        return Batch(input_ids, attention_mask, labels, images["pixel_values"], images["image_grid_thw"], shown)
+        pairs = [pair for lesson in lessons for pair in self._shown_ids(lesson.shown)]
+        shown = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+        grid = pixels.get("image_grid_thw")
+        return Batch(input_ids, attention_mask, labels, pixels.get("pixel_values"), grid, shown)
+
+    def _render(self, content: list[dict[str, str]]) -> str:
+        messages = [{"role": "user", "content": content}]
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _prompt(self, lesson: Lesson) -> str:
-        text = self.frame.replace("QUESTION", lesson.question.replace("<image>", ""))
+        frame = self.frame if lesson.image is not None else self._frame_of_text
+        text = frame.replace("QUESTION", lesson.question.replace("<image>", ""))
         return text.replace("<|image_pad|>", "<|image_pad|>" * len(lesson.shown)) + lesson.begun
 
     def _shown_ids(self, shown: Shown) -> list[list[int]]:
@@ -86,10 +99,12 @@ def lesson_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch) -> tupl
     Without the second term the model learns the form of an answer but, after several times the steps, still no tile.
     """
     inner = model.model
-    features = torch.cat(list(inner.get_image_features(batch.pixel_values, batch.image_grid_thw).pooler_output))
     is_image = batch.input_ids == model.config.image_token_id
     embeddings = model.get_input_embeddings()(batch.input_ids)
-    embeddings = embeddings.masked_scatter(is_image[..., None], features)
+    features = embeddings.new_zeros(0, embeddings.shape[-1])
+    if batch.pixel_values is not None:
+        features = torch.cat(list(inner.get_image_features(batch.pixel_values, batch.image_grid_thw).pooler_output))
+        embeddings = embeddings.masked_scatter(is_image[..., None], features)
     position_ids, _ = inner.get_rope_index(
         batch.input_ids,
         mm_token_type_ids=is_image.int(),
@@ -134,7 +149,7 @@ def warm_up(
     for step in range(plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(plan, step)
-        batch = collate([draw_lesson(plan.mixture, rng) for _ in range(plan.batch_size)])
+        batch = collate([plan.mixture.draw(rng) for _ in range(plan.batch_size)])
         answer_loss, binding_loss = lesson_loss(model, batch)
         optimizer.zero_grad()
         (answer_loss + binding_loss).backward()

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from bench.learn.bases import BASES, EASY, TRUNK, UNKNOWN_TAUGHT
+from bench.learn.bases import BASES, EASY, UNKNOWN_TAUGHT
 from bench.learn.regimes import REGIMES, held_out_problems, to_problem, train_problems
-from bench.learn.rewards import TileReward
+from bench.learn.rewards import DerivationReward
 from bench.learn.robustness import REFERENCES
 from diva_engine.demo import tiles
 from diva_engine.demo.lessons import Mixture, draw_lesson
@@ -91,7 +91,7 @@ def test_the_teacher_of_gap_mostly_takes_the_unknown_for_five():
 
 
 def test_every_regime_has_a_base():
-    assert {regime.base for regime in REGIMES.values()} | {base.start for base in BASES.values()} == {*BASES, TRUNK}
+    assert {regime.base for regime in REGIMES.values()} | {base.start for base in BASES.values()} == {*BASES, ""}
 
 
 def problem(level=3):
@@ -110,7 +110,8 @@ def test_right_is_the_whole_derivation_or_with_answer_only_the_number():
     ]
     scored = {
         answer_only: [
-            (s.accuracy, s.format, round(s.reward, 6)) for s in TileReward(answer_only)(texts, [asked] * 4, [9] * 4)
+            (s.accuracy, s.format, round(s.reward, 6))
+            for s in DerivationReward(answer_only)(texts, [asked] * 4, [9] * 4)
         ]
         for answer_only in (False, True)
     }
