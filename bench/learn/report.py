@@ -81,8 +81,9 @@ def _condition(job: Job) -> str:
 def print_report(groups: Sequence[Group], targets: Targets, console: Console) -> None:
     for regime in dict.fromkeys(group.regime for group in groups):
         chosen = [group for group in groups if group.regime == regime]
-        for name in ("all", "hard"):
-            console.print(target_table(chosen, name, targets[regime][name]), markup=False, highlight=False)
+        for name, target in targets[regime].items():
+            curve = name.removesuffix("_beyond")
+            console.print(target_table(chosen, curve, target), markup=False, highlight=False)
         console.print(end_table(chosen), markup=False, highlight=False)
 
 
