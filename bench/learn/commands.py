@@ -79,8 +79,7 @@ def _finished(options: argparse.Namespace) -> tuple[sweeps.Targets, list[Group],
     """The targets, the finished reported runs of a sweep, and those by which its learning rates were chosen."""
     folder, targets = Folder(options.folder), sweeps.read_targets()
     jobs = []
-    wanted = sweeps.jobs_of(options.sweep) + (sweeps.jobs_of("rates") if options.sweep == "main" else [])
-    for job in _selected(wanted, options):
+    for job in _selected(sweeps.jobs_to_report(options.sweep), options):
         with contextlib.suppress(LookupError):  # no pace yet: so no run either
             jobs.append(sweeps.with_pace(job, folder, targets))
     groups = groups_of(list(dict.fromkeys(jobs)), folder)

@@ -38,6 +38,11 @@ ABLATIONS: Mapping[str, Sequence[str]] = {  # by the method whose pace they shar
     "grpo": ("grpo_rrb",),
     "durian": ("durian_perceptual", "durian_reasoning"),
 }
+BESIDE: Mapping[str, Sequence[str]] = {  # methods of the main sweep that a report shows beside a sweep's own runs
+    "others": ("grpo", "diva"),
+    "ablations": ("grpo", "diva", "rescue"),
+    "robustness": ("grpo", "rescue", "gold"),
+}
 SWEEPS = ("main", "rates", "others", "ablations", "robustness")
 
 GOALS = ("all", "hard")
@@ -141,6 +146,12 @@ def jobs_of(sweep: str) -> list[Job]:
     return [
         Job(regime, method, NOT_CHOSEN, seed) for seed in REPORTED_SEEDS for regime in REGIMES for method in methods
     ]
+
+
+def jobs_to_report(sweep: str) -> list[Job]:
+    """A sweep's jobs, after those of the main sweep that they are held against."""
+    beside = [job for job in jobs_of("main") if job.method in BESIDE.get(sweep, ())]
+    return [*beside, *jobs_of(sweep), *(jobs_of("rates") if sweep == "main" else [])]
 
 
 def _robustness_jobs(seed: int) -> Iterator[Job]:

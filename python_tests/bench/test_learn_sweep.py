@@ -142,6 +142,15 @@ def test_a_run_may_stop_once_it_keeps_the_targets_and_areas_can_be_compared(at_l
     assert not Stop().is_due(points)
 
 
+def test_a_report_shows_what_a_sweep_is_held_against():
+    for sweep, beside in sweeps.BESIDE.items():
+        own = {job.method for job in sweeps.jobs_of(sweep)}
+        assert {job.method for job in sweeps.jobs_to_report(sweep)} == own | set(beside)
+        assert sweeps.jobs_to_report(sweep)[-len(sweeps.jobs_of(sweep)) :] == sweeps.jobs_of(sweep)
+    rates = {(job.method, job.lr) for job in sweeps.jobs_to_report("main")}
+    assert {("grpo", lr) for lr in sweeps.LEARNING_RATES} < rates
+
+
 def test_every_sweep_runs_every_reported_seed():
     for sweep in sweeps.SWEEPS:
         jobs = sweeps.jobs_of(sweep)
