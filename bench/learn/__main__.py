@@ -2,7 +2,7 @@
 
 bases      make the models that the regimes begin with (some CPU minutes, once) and measure them
 choose     try two step sizes and three learning rates of each method on a seed that is not reported
-run        the reported runs: main, rates (grpo at every learning rate), others, ablations, robustness
+run        the reported runs: main, paces (grpo at every step size and rate), others, ablations, robustness
 report     tables, and bench/results/learn-<sweep>.json
 plot       curves, difficulty over time, the difficulty-advantage surface
 
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m bench.learn", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("sweep", nargs="?", default="main", help="main, rates, others, ablations or robustness")
+    parser.add_argument("sweep", nargs="?", default="main", help="main, paces, others, ablations or robustness")
     parser.add_argument("--folder", type=Path, default=Path("runs/learn"), help="where bases and runs lie")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs side by side")
     parser.add_argument("--seeds", default="", help="only these of the reported seeds, as 70,71")

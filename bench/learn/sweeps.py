@@ -43,7 +43,7 @@ BESIDE: Mapping[str, Sequence[str]] = {  # methods of the main sweep that a repo
     "ablations": ("grpo", "diva", "rescue"),
     "robustness": ("grpo", "rescue", "gold"),
 }
-SWEEPS = ("main", "rates", "others", "ablations", "robustness")
+SWEEPS = ("main", "paces", "others", "ablations", "robustness")
 
 GOALS = ("all", "hard")
 TARGETS_FILE = Path(__file__).with_name("targets.json")
@@ -134,13 +134,18 @@ def owner(method: str) -> str:
 def jobs_of(sweep: str) -> list[Job]:
     """The reported runs of a sweep, in the order in which they are worth having.
 
-    Their paces are not set, but in `rates` the learning rate: grpo at every one, so that others can be held against its
-    best.
+    Their paces are not set, but in `paces`: grpo at every one, so that others can be held against its best.
     """
     if sweep == "robustness":
         return [job for seed in REPORTED_SEEDS for job in _robustness_jobs(seed)]
-    if sweep == "rates":
-        return [Job(regime, "grpo", lr, seed) for seed in REPORTED_SEEDS for regime in REGIMES for lr in LEARNING_RATES]
+    if sweep == "paces":
+        return [
+            Job(regime, "grpo", lr, seed, per_step=per_step)
+            for seed in REPORTED_SEEDS
+            for regime in REGIMES
+            for per_step in STEP_SIZES
+            for lr in LEARNING_RATES
+        ]
     ablated = [method for methods in ABLATIONS.values() for method in methods]
     methods = {"main": MAIN, "others": OTHERS, "ablations": ablated}[sweep]
     return [
@@ -151,7 +156,7 @@ def jobs_of(sweep: str) -> list[Job]:
 def jobs_to_report(sweep: str) -> list[Job]:
     """A sweep's jobs, after those of the main sweep that they are held against."""
     beside = [job for job in jobs_of("main") if job.method in BESIDE.get(sweep, ())]
-    return [*beside, *jobs_of(sweep), *(jobs_of("rates") if sweep == "main" else [])]
+    return [*beside, *jobs_of(sweep), *(jobs_of("paces") if sweep == "main" else [])]
 
 
 def _robustness_jobs(seed: int) -> Iterator[Job]:
@@ -170,10 +175,12 @@ def _robustness_jobs(seed: int) -> Iterator[Job]:
 
 def with_pace(job: Job, folder: Folder, targets: Targets) -> Job:
     """The job at its method's chosen pace; that of its start, where the regime has no choosing runs. A job with a
-    learning rate keeps it.
+    pace keeps it.
 
     Raises LookupError where none was tried.
     """
+    if job.lr != NOT_CHOSEN:
+        return job
     regime = job.regime if job.regime in (*REGIMES, SECOND_FAMILY) else "ladder"
     pace = choose_pace(regime, owner(job.method), folder, targets)
-    return replace(job, per_step=pace.per_step, lr=pace.lr if job.lr == NOT_CHOSEN else job.lr)
+    return replace(job, per_step=pace.per_step, lr=pace.lr)

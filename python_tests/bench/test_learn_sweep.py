@@ -100,8 +100,8 @@ def test_a_sweep_reads_the_reported_rates_from_the_choosing_runs(tmp_path, monke
     assert sweeps.choose_pace("gap", "grpo", folder, targets) == sweeps.Pace(64, 1e-4)
     jobs = [sweeps.with_pace(job, folder, targets) for job in sweeps.jobs_of("ablations") if job.method == "grpo_rrb"]
     assert {(job.per_step, job.lr, job.seed) for job in jobs} == {(64, 1e-4, seed) for seed in sweeps.REPORTED_SEEDS}
-    rates = {sweeps.with_pace(job, folder, targets).lr for job in sweeps.jobs_of("rates")}
-    assert rates == set(sweeps.LEARNING_RATES)
+    paces = {(job.per_step, job.lr) for job in sweeps.jobs_of("paces") if job == sweeps.with_pace(job, folder, targets)}
+    assert paces == {(per_step, lr) for per_step in sweeps.STEP_SIZES for lr in sweeps.LEARNING_RATES}
     assert not {job.seed for job in jobs} & set(sweeps.CHOOSING_SEEDS)
     with pytest.raises(LookupError, match="no learning rate of rescue in gap was tried"):
         sweeps.choose_pace("gap", "rescue", folder, targets)
@@ -147,8 +147,8 @@ def test_a_report_shows_what_a_sweep_is_held_against():
         own = {job.method for job in sweeps.jobs_of(sweep)}
         assert {job.method for job in sweeps.jobs_to_report(sweep)} == own | set(beside)
         assert sweeps.jobs_to_report(sweep)[-len(sweeps.jobs_of(sweep)) :] == sweeps.jobs_of(sweep)
-    rates = {(job.method, job.lr) for job in sweeps.jobs_to_report("main")}
-    assert {("grpo", lr) for lr in sweeps.LEARNING_RATES} < rates
+    paces = {(job.method, job.per_step, job.lr) for job in sweeps.jobs_to_report("main")}
+    assert {("grpo", per_step, lr) for per_step in sweeps.STEP_SIZES for lr in sweeps.LEARNING_RATES} < paces
 
 
 def test_every_sweep_runs_every_reported_seed():
