@@ -12,7 +12,7 @@ set(DIVA_OPS
 )
 # <op>/<op>.cpp: torch glue      <op>/<op>_cpu.cpp: the CPU loop, no torch      <op>/<op>_cuda.cu: kernels, no torch
 set(DIVA_GLUE_SOURCES schemas.cpp common/glue.cpp)
-set(DIVA_PYTHON_SOURCES python/module.cpp python/array.cpp python/ops.cpp)
+set(DIVA_PYTHON_SOURCES python/module.cpp python/array.cpp python/groups.cpp python/advantages.cpp)
 set(DIVA_CPU_SOURCES common/checks.cpp)
 set(DIVA_CUDA_SOURCES common/device_cuda.cu)
 set(DIVA_SHORT_LOOP_SOURCES group_stats/group_stats_cpu.cpp diva_advantage/diva_advantage_cpu.cpp

@@ -32,5 +32,6 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled half of diva_engine that needs no torch.";
   m.def("build_info", &build_info, "What was built: version, commit, compiler, torch, CUDA, architectures.");
-  diva::define_ops(m);
+  diva::define_groups(m);
+  diva::define_advantages(m);
 }

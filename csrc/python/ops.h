@@ -3,7 +3,8 @@
 
 namespace diva {
 
-// Adds the ops for arrays of any library to the module.
-void define_ops(pybind11::module_& m);
+// Add the ops for arrays of any library to the module.
+void define_groups(pybind11::module_& m);
+void define_advantages(pybind11::module_& m);
 
 }  // namespace diva
