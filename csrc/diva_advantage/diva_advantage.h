@@ -113,16 +113,16 @@ struct DifficultyWeight {
   T down;
 };
 
-HOST_DEVICE float exponential(float x) { return expf(x); }
+HOST_DEVICE float e_to_the(float x) { return expf(x); }
 #if !defined(__CUDACC__)
-HOST_DEVICE double exponential(double x) { return exp(x); }
+HOST_DEVICE double e_to_the(double x) { return exp(x); }
 #endif
 
 template <typename T>
 HOST_DEVICE DifficultyWeight<T> difficulty_weight(T difficulty, T mean_difficulty, const DivaOptions& options) {
   if (options.weight == Weight::kNone || difficulty == mean_difficulty) return {T(1), T(1)};
   const T exponent = static_cast<T>(options.k) * (difficulty - mean_difficulty);
-  return {exponential(exponent), exponential(-exponent)};
+  return {e_to_the(exponent), e_to_the(-exponent)};
 }
 
 template <typename T>
