@@ -2,10 +2,6 @@
 // diva_engine/ops/<op>.py.
 #include <torch/csrc/stable/library.h>
 
-#include <cstdint>
-#include <stdexcept>
-#include <string>
-
 namespace {
 
 constexpr const char* kSchemas[] = {
@@ -33,22 +29,8 @@ constexpr const char* kSchemas[] = {
     "histogram_entropy(Tensor pixels, Tensor images) -> Tensor",
 };
 
-#ifndef DIVA_WITH_CUDA
-void no_kernels(StableIValue*, uint64_t, uint64_t) {
-  throw std::runtime_error(
-      "this diva_engine was built without its CUDA kernels; install it where nvcc is found: "
-      "DIVA_FORCE_CUDA=1 pip install . (in the source tree)");
-}
-#endif
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY(diva_engine, m) {
   for (const char* schema : kSchemas) m.def(schema);
 }
-
-#ifndef DIVA_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) {
-  for (const std::string schema : kSchemas) m.impl(schema.substr(0, schema.find('(')).c_str(), &no_kernels);
-}
-#endif

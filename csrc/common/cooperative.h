@@ -9,7 +9,7 @@
 #define DIVA_GRID_SYNC() cooperative_groups::this_grid().sync()
 #endif
 
-#if !defined(__CUDACC_RTC__)
+#if !defined(__CUDACC_RTC__) && !defined(DIVA_RUN_TIME_KERNELS)
 namespace diva {
 // A cooperative grid must fit on the device at once.
 template <typename Kernel>
@@ -23,6 +23,7 @@ int limit_cooperative_blocks(Kernel* kernel, int threads, int64_t* blocks) {
   return cudaSuccess;
 }
 }  // namespace diva
+#define DIVA_LIMIT_COOPERATIVE(kernel, threads, blocks) diva::limit_cooperative_blocks(kernel, threads, blocks)
 #endif
 
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)

@@ -4,6 +4,8 @@
 
 extern "C" {
 const char* diva_cuda_error_string(int error);
+// Why there are no kernels to launch, and the mend; null where there are.
+const char* diva_cuda_missing();
 // The architectures the kernels were compiled for, as in "800,900".
 const char* diva_cuda_architectures();
 // Whether the stream is being captured into a graph, so that nothing may wait for it.

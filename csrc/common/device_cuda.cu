@@ -7,6 +7,8 @@
 
 extern "C" const char* diva_cuda_error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
+extern "C" const char* diva_cuda_missing() { return nullptr; }
+
 extern "C" const char* diva_cuda_architectures() { return DIVA_EXPANDED_STRING(__CUDA_ARCH_LIST__); }
 
 extern "C" bool diva_cuda_is_capturing(void* stream) {

@@ -1,10 +1,8 @@
 #include "common/glue.h"
 
-#ifdef DIVA_WITH_CUDA
 #include "common/device.h"
 // Lives in libtorch_cuda.so. Weak, because a torch without CUDA has no such symbol and the library must load there too.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
-#endif
 
 namespace diva {
 
@@ -56,7 +54,12 @@ void check_offsets_cpu(const Tensor& offsets, int64_t total, const char* op, con
   check_offsets(offsets.const_data_ptr<int64_t>(), offsets.numel() - 1, total, op, name);
 }
 
-#ifdef DIVA_WITH_CUDA
+CudaGuard::CudaGuard(const Tensor& tensor, const char* op) {
+  const char* missing = diva_cuda_missing();
+  check(missing == nullptr, op, ": ", missing ? missing : "");
+  guard_.emplace(tensor.get_device_index());
+}
+
 void* current_stream(const Tensor& tensor) {
   check(aoti_torch_get_current_cuda_stream != nullptr, "diva_engine: this torch has no CUDA");
   void* stream = nullptr;
@@ -68,6 +71,5 @@ void* current_stream(const Tensor& tensor) {
 void check_cuda(int error, const char* op) {
   check(error == 0, op, ": CUDA error ", error, ": ", diva_cuda_error_string(error));
 }
-#endif
 
 }  // namespace diva

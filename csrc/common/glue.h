@@ -47,9 +47,16 @@ void parallel_ranges(int64_t count, int64_t grain, const F& f) {
   torch::stable::parallel_for(0, count, grain, f);
 }
 
-#ifdef DIVA_WITH_CUDA
+// Makes the tensor's device the current one. Throws where this library has no kernels and nobody compiles them.
+class CudaGuard {
+ public:
+  CudaGuard(const Tensor& tensor, const char* op);
+
+ private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+};
+
 void* current_stream(const Tensor& tensor);
 void check_cuda(int error, const char* op);
-#endif
 
 }  // namespace diva

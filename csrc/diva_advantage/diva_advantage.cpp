@@ -101,14 +101,13 @@ ThreeTensors on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor question_offse
   return outputs;
 }
 
-#ifdef DIVA_WITH_CUDA
 ThreeTensors on_cuda(Tensor rewards, Tensor prompt_offsets, Tensor question_offsets, Tensor difficulty, double k,
                      int64_t weight, int64_t rrb, double r_max, bool sample_std, double eps, int64_t balance,
                      std::optional<Tensor> lengths, int64_t max_length, double w_local, double w_global) {
   const DivaOptions options =
       options_of(k, weight, rrb, r_max, sample_std, eps, balance, max_length, w_local, w_global);
   const Arguments arguments = checked(rewards, prompt_offsets, question_offsets, difficulty, lengths, options);
-  const torch::stable::accelerator::DeviceGuard guard(arguments.rewards.get_device_index());
+  const CudaGuard guard(arguments.rewards, kOp);
   const ThreeTensors outputs = new_outputs(arguments.rewards);
   const DivaInput<float> input = input_of<float>(arguments);
   const DivaOutput<float> output = output_of<float>(outputs);
@@ -119,13 +118,10 @@ ThreeTensors on_cuda(Tensor rewards, Tensor prompt_offsets, Tensor question_offs
       kOp);
   return outputs;
 }
-#endif
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("diva_advantage", TORCH_BOX(&on_cpu)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("diva_advantage", TORCH_BOX(&on_cuda)); }
-#endif
 
 }  // namespace diva

@@ -7,6 +7,10 @@ constexpr int kDivaThreads = 256;
 constexpr int kDivaWarps = kDivaThreads / kLanes;
 constexpr int kDivaMaxBlocks = 512;
 
+__global__ void diva_advantage_kernel(DivaInput<float> input, DivaOptions options, DivaOutput<float> output,
+                                      BatchSums* block_sums, GroupScale<float>* prompts, GroupScale<float>* questions);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 // A prompt's or a question's scale, and its share in the batch sums. Called by a whole warp.
 __device__ __forceinline__ GroupScale<float> scale_group(const DivaInput<float>& input, const DivaOptions& options,
                                                          Segment segment, float difficulty, int lane, BatchSums& sums) {
@@ -115,6 +119,8 @@ __global__ void __launch_bounds__(kDivaThreads, 2)  // two blocks a processor le
   }
 }
 
+#endif  // DIVA_RUN_TIME_KERNELS
+
 }  // namespace diva
 
 #if !defined(__CUDACC_RTC__)
@@ -127,7 +133,7 @@ extern "C" int diva_advantage_cuda(const diva::DivaInput<float>* input, const di
                                    const diva::DivaOutput<float>* output, void* scratch, void* stream) {
   if (input->num_questions == 0) return cudaSuccess;
   int64_t blocks = (input->num_questions + diva::kDivaWarps - 1) / diva::kDivaWarps;
-  const int error = diva::limit_cooperative_blocks(diva::diva_advantage_kernel, diva::kDivaThreads, &blocks);
+  const int error = DIVA_LIMIT_COOPERATIVE(diva::diva_advantage_kernel, diva::kDivaThreads, &blocks);
   if (error != cudaSuccess) return error;
   if (blocks > diva::kDivaMaxBlocks) blocks = diva::kDivaMaxBlocks;
 

@@ -38,12 +38,11 @@ FourTensors on_cpu(Tensor values, Tensor offsets) {
   return outputs;
 }
 
-#ifdef DIVA_WITH_CUDA
 FourTensors on_cuda(Tensor values, Tensor offsets) {
   values = real_vector_argument(values, kOp, "values");
   offsets = offsets_argument(offsets, kOp, "offsets");
   check_same_device(offsets, values, kOp, "offsets");
-  const torch::stable::accelerator::DeviceGuard guard(values.get_device_index());
+  const CudaGuard guard(values, kOp);
   const FourTensors outputs = new_outputs(values, offsets.numel() - 1);
   const auto& [mean, std, min, max] = outputs;
   check_cuda(
@@ -53,13 +52,10 @@ FourTensors on_cuda(Tensor values, Tensor offsets) {
       kOp);
   return outputs;
 }
-#endif
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("group_stats", TORCH_BOX(&on_cpu)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("group_stats", TORCH_BOX(&on_cuda)); }
-#endif
 
 }  // namespace diva

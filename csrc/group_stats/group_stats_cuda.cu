@@ -5,6 +5,10 @@ namespace diva {
 
 constexpr int kGroupStatsThreads = 256;
 
+__global__ void group_stats_kernel(const float* values, int64_t num_values, const int64_t* offsets, int64_t num_groups,
+                                   float* mean, float* std, float* min, float* max);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 // values [N], offsets [G+1] -> mean, std, min, max, each [G]. One warp a group; its lanes stride over the values.
 __global__ void __launch_bounds__(kGroupStatsThreads)
     group_stats_kernel(const float* __restrict__ values, int64_t num_values, const int64_t* __restrict__ offsets,
@@ -21,6 +25,8 @@ __global__ void __launch_bounds__(kGroupStatsThreads)
   min[g] = group.min;
   max[g] = group.max;
 }
+
+#endif  // DIVA_RUN_TIME_KERNELS
 
 }  // namespace diva
 

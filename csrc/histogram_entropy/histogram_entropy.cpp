@@ -37,12 +37,11 @@ Tensor on_cpu(Tensor pixels, Tensor images) {
   return entropy;
 }
 
-#ifdef DIVA_WITH_CUDA
 Tensor on_cuda(Tensor pixels, Tensor images) {
   pixels = vector_argument(pixels, ScalarType::Byte, kOp, "pixels");
   images = images_argument(images, pixels);
   const int64_t num_images = images.size(0);
-  const torch::stable::accelerator::DeviceGuard guard(pixels.get_device_index());
+  const CudaGuard guard(pixels, kOp);
   Tensor entropy = torch::stable::new_empty(pixels, {num_images}, ScalarType::Float);
   Tensor histograms = torch::stable::new_empty(pixels, {num_images * kGreyLevels}, ScalarType::Int);
   check_cuda(diva_histogram_entropy_cuda(pixels.const_data_ptr<uint8_t>(), images.const_data_ptr<int64_t>(), num_images,
@@ -51,13 +50,10 @@ Tensor on_cuda(Tensor pixels, Tensor images) {
              kOp);
   return entropy;
 }
-#endif
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("histogram_entropy", TORCH_BOX(&on_cpu)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("histogram_entropy", TORCH_BOX(&on_cuda)); }
-#endif
 
 }  // namespace diva

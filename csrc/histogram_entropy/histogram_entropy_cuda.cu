@@ -6,6 +6,10 @@ namespace diva {
 constexpr int kHistogramThreads = 256;
 constexpr int kBlocksAnImage = 16;
 
+__global__ void histogram_kernel(const uint8_t* pixels, const int64_t* images, uint32_t* histograms);
+__global__ void entropy_kernel(const int64_t* images, const uint32_t* histograms, float* entropy);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 // images [B, 4] -> histograms [B, 256]. 16 blocks an image, each with a histogram in shared memory; threads stride over
 // the pixels. The counts are integers, so the order of the atomics leaves no trace.
 __global__ void __launch_bounds__(kHistogramThreads)
@@ -38,6 +42,8 @@ __global__ void __launch_bounds__(kHistogramThreads)
   __syncthreads();
   if (threadIdx.x == 0) entropy[blockIdx.x] = entropy_of(terms, image[1] * image[2]);
 }
+
+#endif  // DIVA_RUN_TIME_KERNELS
 
 }  // namespace diva
 

@@ -141,14 +141,13 @@ Tensor on_cpu(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor
   return output;
 }
 
-#ifdef DIVA_WITH_CUDA
 Tensor on_cuda(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tensor tiles, std::vector<int64_t> launches,
                int64_t seed, int64_t scratch_bytes, int64_t output_bytes) {
   const Arguments a = arguments(pixels, stages, points, tables, tiles);
   int64_t num_tiles = 0;
   for (const int64_t count : launches) num_tiles += count;
   check_length(a.tiles, num_tiles, kOp, "tiles");
-  const torch::stable::accelerator::DeviceGuard guard(a.pixels.get_device_index());
+  const CudaGuard guard(a.pixels, kOp);
   Tensor output = torch::stable::new_empty(a.pixels, {output_bytes});
   Tensor scratch = torch::stable::new_empty(a.pixels, {scratch_bytes});
   Tensor fills = torch::stable::new_empty(a.tables, {a.num_stages}, ScalarType::Int);
@@ -162,13 +161,10 @@ Tensor on_cuda(Tensor pixels, Tensor stages, Tensor points, Tensor tables, Tenso
              kOp);
   return output;
 }
-#endif
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("perturb_images", TORCH_BOX(&on_cpu)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("perturb_images", TORCH_BOX(&on_cuda)); }
-#endif
 
 }  // namespace diva

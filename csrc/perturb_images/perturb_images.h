@@ -46,6 +46,9 @@ constexpr int64_t kRoundPosition = int64_t{1} << 21;  // from 2^-33 pixels to 2^
 constexpr int kPositionShift = 22;
 constexpr int kDrawsABlock = 8;  // 16-bit draws in one Philox block
 constexpr uint8_t kOcclusionGrey = 128;
+constexpr int kTileThreads = 128;                         // of a block on CUDA
+constexpr int kChunkPixels = 16;                          // of one of its threads
+constexpr int kTilePixels = kTileThreads * kChunkPixels;  // TILE_PIXELS in diva_engine/ops/perturbation_plan.py
 constexpr int64_t kAlignment = 16;  // of every image in ping, pong and output; the gap behind an image is zero
 
 HOST_DEVICE int64_t padded(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }

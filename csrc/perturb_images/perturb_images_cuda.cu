@@ -1,10 +1,26 @@
 #include "common/launch.h"
+#include "perturb_images/perturb_images.h"
+#if !defined(DIVA_RUN_TIME_KERNELS)
 #include "perturb_images/gather_cuda.cuh"
 #include "perturb_images/points_cuda.cuh"
+#endif
 
 namespace diva {
 
 constexpr int kBlocksAProcessor = 7;
+
+struct Buffers {  // where a stage reads and writes; the two halves of the scratch memory take turns
+  const uint8_t* pixels;
+  uint8_t* scratch;
+  int64_t half;
+  uint8_t* output;
+};
+
+__global__ void edge_mean_kernel(const Stage* stages, const int32_t* rotations, Buffers buffers, uint32_t* fills);
+__global__ void perturb_kernel(const Stage* stages, const Point* points, const int32_t* tables, const int32_t* tiles,
+                               int64_t num_tiles, uint64_t seed, Buffers buffers, const uint32_t* fills);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 // How many of them the registers must leave room for. Up to sm_90 that makes 72 a thread without spills; newer ones
 // spill.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
@@ -13,13 +29,6 @@ constexpr int kResidentBlocks = 0;  // no demand
 constexpr int kResidentBlocks = kBlocksAProcessor;
 #endif
 constexpr int kWarps = kTileThreads / 32;
-
-struct Buffers {  // where a stage reads and writes; the two halves of the scratch memory take turns
-  const uint8_t* pixels;
-  uint8_t* scratch;
-  int64_t half;
-  uint8_t* output;
-};
 
 __device__ __forceinline__ const uint8_t* source_of(const Stage& stage, const Buffers& buffers) {
   if (stage.src_buffer == kInput) return buffers.pixels + stage.src_offset;
@@ -132,6 +141,8 @@ __global__ void __launch_bounds__(kTileThreads, kResidentBlocks)
     }
   }
 }
+
+#endif  // DIVA_RUN_TIME_KERNELS
 
 }  // namespace diva
 

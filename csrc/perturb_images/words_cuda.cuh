@@ -4,10 +4,6 @@
 
 namespace diva {
 
-constexpr int kChunkPixels = 16;
-constexpr int kTileThreads = 128;
-constexpr int kTilePixels = kTileThreads * kChunkPixels;  // TILE_PIXELS in diva_engine/ops/perturbation_plan.py
-
 __device__ __forceinline__ void unpack(const uint4& vector, uint32_t* words) {
   words[0] = vector.x;
   words[1] = vector.y;

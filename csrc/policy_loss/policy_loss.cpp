@@ -129,11 +129,10 @@ ThreeTensors on_cpu(Arguments arguments, const Settings& settings) {
   return outputs;
 }
 
-#ifdef DIVA_WITH_CUDA
 ThreeTensors on_cuda(Arguments arguments, const Settings& settings) {
   arguments.check();
   const Tensor& logprob = arguments.logprob;
-  const torch::stable::accelerator::DeviceGuard guard(logprob.get_device_index());
+  const CudaGuard guard(logprob, kOp);
   const ThreeTensors outputs = arguments.new_outputs();
   const auto& [loss, gradient, totals] = outputs;
   const PolicyLossInput<float> input = arguments.pointers<float>();
@@ -147,7 +146,6 @@ ThreeTensors on_cuda(Arguments arguments, const Settings& settings) {
              kOp);
   return outputs;
 }
-#endif
 
 template <ThreeTensors (*Run)(Arguments, const Settings&)>
 ThreeTensors policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets,
@@ -172,8 +170,6 @@ ThreeTensors policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, T
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("policy_loss", TORCH_BOX(&policy_loss<on_cpu>)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("policy_loss", TORCH_BOX(&policy_loss<on_cuda>)); }
-#endif
 
 }  // namespace diva

@@ -13,6 +13,12 @@ constexpr int kRowsAtOnce = 16;
 constexpr int kFinishColumns = 16;
 static_assert(kNumSums <= kFinishColumns && kRowsAtOnce * kFinishColumns == kPolicyLossThreads, "one thread a cell");
 
+__global__ void mean_log_ratio_kernel(PolicyLossInput<float> input, float* mean);
+__global__ void policy_loss_kernel(PolicyLossInput<float> input, PolicyLossSettings<float> settings,
+                                   const float* mean_log_ratio, float* gradient, double* partial);
+__global__ void policy_loss_finish_kernel(const double* partial, int64_t num_blocks, float* loss, double* totals);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 template <typename T>
 HOST_DEVICE T joined(int sum, T a, T b) {
   return sum == kTotalRatioMax ? larger(a, b) : a + b;
@@ -144,6 +150,8 @@ __global__ void __launch_bounds__(kPolicyLossThreads)
   if (sum == kLossSum) *loss = static_cast<float>(joint);
   if (sum < kNumTotals) totals[sum] = joint;
 }
+
+#endif  // DIVA_RUN_TIME_KERNELS
 
 }  // namespace diva
 

@@ -49,10 +49,9 @@ Tensor on_cpu(Tensor rewards, Tensor prompt_offsets, Tensor bin_of_prompt, int64
   return advantage;
 }
 
-#ifdef DIVA_WITH_CUDA
 Tensor on_cuda(Tensor rewards, Tensor prompt_offsets, Tensor bin_of_prompt, int64_t num_bins, double eps) {
   const Arguments arguments = checked(rewards, prompt_offsets, bin_of_prompt, num_bins);
-  const torch::stable::accelerator::DeviceGuard guard(arguments.rewards.get_device_index());
+  const CudaGuard guard(arguments.rewards, kOp);
   Tensor advantage = torch::stable::new_empty(arguments.rewards, {arguments.rewards.numel()});
   const SharedStdInput<float> input = input_of<float>(arguments);
   const int64_t bytes = diva_shared_std_advantage_scratch_bytes(input.num_prompts, num_bins);
@@ -62,13 +61,10 @@ Tensor on_cuda(Tensor rewards, Tensor prompt_offsets, Tensor bin_of_prompt, int6
              kOp);
   return advantage;
 }
-#endif
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("shared_std_advantage", TORCH_BOX(&on_cpu)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("shared_std_advantage", TORCH_BOX(&on_cuda)); }
-#endif
 
 }  // namespace diva

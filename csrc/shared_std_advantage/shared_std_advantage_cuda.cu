@@ -6,6 +6,10 @@ namespace diva {
 constexpr int kSharedStdThreads = 256;
 constexpr int kSharedStdWarps = kSharedStdThreads / kLanes;
 
+__global__ void shared_std_advantage_kernel(SharedStdInput<float> input, double eps, float* advantage,
+                                            BinMoments* prompts, float* inverse);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 __device__ __forceinline__ BinMoments shuffled(const BinMoments& bin, int half) {
   return {__shfl_xor_sync(kWholeWarp, bin.count, half), __shfl_xor_sync(kWholeWarp, bin.mean, half),
           __shfl_xor_sync(kWholeWarp, bin.squares, half), __shfl_xor_sync(kWholeWarp, bin.min, half),
@@ -49,6 +53,8 @@ __global__ void __launch_bounds__(kSharedStdThreads, 2)
   }
 }
 
+#endif  // DIVA_RUN_TIME_KERNELS
+
 }  // namespace diva
 
 #if !defined(__CUDACC_RTC__)
@@ -61,7 +67,7 @@ extern "C" int diva_shared_std_advantage_cuda(const diva::SharedStdInput<float>*
   if (input->num_prompts == 0) return cudaSuccess;
   const int64_t warps = input->num_prompts > input->num_bins ? input->num_prompts : input->num_bins;
   int64_t blocks = (warps + diva::kSharedStdWarps - 1) / diva::kSharedStdWarps;
-  const int error = diva::limit_cooperative_blocks(diva::shared_std_advantage_kernel, diva::kSharedStdThreads, &blocks);
+  const int error = DIVA_LIMIT_COOPERATIVE(diva::shared_std_advantage_kernel, diva::kSharedStdThreads, &blocks);
   if (error != cudaSuccess) return error;
 
   auto* prompts = static_cast<diva::BinMoments*>(scratch);

@@ -7,7 +7,6 @@
 
 namespace diva {
 
-constexpr int kSpectrumThreads = 512;
 constexpr int kSpectrumWarps = kSpectrumThreads / kLanes;
 
 // Sum over the block, the same for every thread. A barrier before and after: values written earlier may be read next.

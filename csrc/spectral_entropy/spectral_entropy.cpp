@@ -68,7 +68,6 @@ Tensor on_cpu(Tensor features, Tensor offsets, std::optional<int64_t> max_patche
   return entropy;
 }
 
-#ifdef DIVA_WITH_CUDA
 DivaFeatureType feature_type(const Tensor& features) {
   if (features.scalar_type() == ScalarType::Float) return DivaFeatureType::kFloat;
   return features.scalar_type() == ScalarType::BFloat16 ? DivaFeatureType::kBFloat16 : DivaFeatureType::kFloat16;
@@ -77,7 +76,7 @@ DivaFeatureType feature_type(const Tensor& features) {
 Tensor on_cuda(Tensor features_in, Tensor offsets, std::optional<int64_t> max_patches) {
   const Arguments arguments(features_in, offsets, max_patches);
   const Tensor& features = arguments.features;
-  const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
+  const CudaGuard guard(features, kOp);
   const int64_t num_patches = features.size(0), dimensions = features.size(1);
   const int64_t side = std::min({max_patches.value_or(num_patches), num_patches, dimensions});
   const Tensor entropy = arguments.new_entropy();
@@ -90,13 +89,10 @@ Tensor on_cuda(Tensor features_in, Tensor offsets, std::optional<int64_t> max_pa
              kOp);
   return entropy;
 }
-#endif
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("spectral_entropy", TORCH_BOX(&on_cpu)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("spectral_entropy", TORCH_BOX(&on_cuda)); }
-#endif
 
 }  // namespace diva

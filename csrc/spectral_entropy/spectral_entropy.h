@@ -34,7 +34,8 @@ HOST_DEVICE T sturm_pivot(T diagonal, T coupling_squared, T x, T pivot_before) {
   return fabs(pivot) < smallest ? -smallest : pivot;
 }
 
-constexpr int kBisections = 30;  // eigenvalues are shares of 1: to 1e-9
+constexpr int kSpectrumThreads = 512;  // of the block that finds an image's eigenvalues on CUDA
+constexpr int kBisections = 30;        // eigenvalues are shares of 1: to 1e-9
 
 template <typename T>
 HOST_DEVICE T entropy_term(T share) {

@@ -1,7 +1,9 @@
 #include "common/launch.h"
 #include "common/segment.h"
-#include "spectral_entropy/eigenvalues_cuda.cuh"
 #include "spectral_entropy/spectral_entropy.h"
+#if !defined(DIVA_RUN_TIME_KERNELS)
+#include "spectral_entropy/eigenvalues_cuda.cuh"
+#endif
 
 namespace diva {
 
@@ -13,6 +15,16 @@ constexpr int kGramDepth = 16;  // entries of the longer side in shared memory a
 constexpr int kMaxImagesInGrid = 65535;
 constexpr int kVectors = 6;  // of the length of the shorter side, in shared memory
 
+template <typename Stored>
+__global__ void patch_mean_kernel(const Stored* features, int64_t num_patches, int64_t dimensions,
+                                  const int64_t* offsets, int64_t num_images, float* means);
+template <typename Stored>
+__global__ void gram_kernel(const Stored* features, int64_t num_patches, int64_t dimensions, const int64_t* offsets,
+                            int64_t num_images, int64_t side, const float* means, float* grams);
+__global__ void spectrum_kernel(const int64_t* offsets, int64_t num_patches, int64_t num_images, int64_t dimensions,
+                                int64_t side, const float* means, float* grams, float* entropy);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 // One image's features, centred, with the shorter side as rows.
 template <typename Stored>
 struct CentredImage {
@@ -148,6 +160,8 @@ __global__ void __launch_bounds__(kSpectrumThreads)
   if (threadIdx.x == 0) entropy[b] = spread == spread ? sum : spread;
 }
 
+#endif  // DIVA_RUN_TIME_KERNELS
+
 #if !defined(__CUDACC_RTC__)
 template <typename Stored>
 int launch_spectral_entropy(const Stored* features, int64_t num_patches, int64_t dimensions, const int64_t* offsets,
@@ -157,10 +171,7 @@ int launch_spectral_entropy(const Stored* features, int64_t num_patches, int64_t
   const auto columns = static_cast<unsigned>((dimensions + kMeanThreads - 1) / kMeanThreads);
   const int64_t tiles = (side + kGramTile - 1) / kGramTile;
   const int shared_bytes = static_cast<int>(kVectors * side * sizeof(float));
-  if (const int error =
-          cudaFuncSetAttribute(spectrum_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes)) {
-    return error;
-  }
+  if (const int error = DIVA_ALLOW_SHARED(spectrum_kernel, shared_bytes)) return error;
   if (columns > 0) {
     DIVA_LAUNCH(patch_mean_kernel<Stored>, dim3(columns, images), dim3(kMeanThreads), 0, stream, features, num_patches,
                 dimensions, offsets, num_images, means);

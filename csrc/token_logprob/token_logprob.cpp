@@ -63,6 +63,10 @@ Logits<Stored> as_output(const Tensor& logits) {
 struct Results {
   Tensor logprob, entropy, log_norm;
 
+  static Results of(const Arguments& arguments) {
+    return {arguments.new_result(), arguments.new_result(), arguments.new_result()};
+  }
+
   template <typename T>
   TokenResults<T> output() const {
     return {logprob.mutable_data_ptr<T>(), entropy.mutable_data_ptr<T>(), log_norm.mutable_data_ptr<T>()};
@@ -107,8 +111,9 @@ void with_cpu_types(ScalarType type, const F& f) {
   }
 }
 
-void forward_cpu(const Arguments& arguments, const Results& results) {
+Results forward_cpu(const Arguments& arguments) {
   arguments.check_targets();
+  const Results results = Results::of(arguments);
   const Tensor& logits = arguments.logits;
   with_cpu_types(logits.scalar_type(), [&](auto stored, auto real) {
     using Stored = decltype(stored);
@@ -118,6 +123,7 @@ void forward_cpu(const Arguments& arguments, const Results& results) {
                         static_cast<T>(arguments.temperature), first, last, results.output<T>());
     });
   });
+  return results;
 }
 
 void backward_cpu(const Arguments& arguments, const Results& results, const Gradients& gradients,
@@ -134,38 +140,37 @@ void backward_cpu(const Arguments& arguments, const Results& results, const Grad
   });
 }
 
-#ifdef DIVA_WITH_CUDA
 DivaLogitType logit_type(const Tensor& logits) {
   if (logits.scalar_type() == ScalarType::Float) return DivaLogitType::kFloat;
   return logits.scalar_type() == ScalarType::BFloat16 ? DivaLogitType::kBFloat16 : DivaLogitType::kFloat16;
 }
 
-void forward_cuda(const Arguments& arguments, const Results& results) {
+Results forward_cuda(const Arguments& arguments) {
   const Tensor& logits = arguments.logits;
-  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  const CudaGuard guard(logits, kOp);
+  const Results results = Results::of(arguments);
   check_cuda(diva_token_logprob_cuda(
                  logit_type(logits), as_input<void>(logits), arguments.targets.const_data_ptr<int64_t>(),
                  static_cast<float>(arguments.temperature), results.output<float>(), current_stream(logits)),
              kOp);
+  return results;
 }
 
 void backward_cuda(const Arguments& arguments, const Results& results, const Gradients& gradients,
                    const Tensor& output) {
   const Tensor& logits = arguments.logits;
-  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  const CudaGuard guard(logits, kOp);
   check_cuda(diva_token_logprob_backward_cuda(
                  logit_type(logits), as_input<void>(logits), arguments.targets.const_data_ptr<int64_t>(),
                  static_cast<float>(arguments.temperature), results.input<float>(), gradients.pointers<float>(),
                  as_output<void>(output), current_stream(logits)),
              kOp);
 }
-#endif
 
-template <void (*Forward)(const Arguments&, const Results&)>
+template <Results (*Forward)(const Arguments&)>
 ThreeTensors token_logprob(Tensor logits, Tensor targets, double temperature) {
   const Arguments arguments(logits, targets, temperature);
-  const Results results{arguments.new_result(), arguments.new_result(), arguments.new_result()};
-  Forward(arguments, results);
+  const Results results = Forward(arguments);
   return {results.logprob, results.entropy, results.log_norm};
 }
 
@@ -200,12 +205,10 @@ STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) {
   m.impl("token_logprob_backward", TORCH_BOX(&token_logprob_backward<backward_cpu>));
   m.impl("token_logprob_backward_", TORCH_BOX(&token_logprob_backward_in_place<backward_cpu>));
 }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) {
   m.impl("token_logprob", TORCH_BOX(&token_logprob<forward_cuda>));
   m.impl("token_logprob_backward", TORCH_BOX(&token_logprob_backward<backward_cuda>));
   m.impl("token_logprob_backward_", TORCH_BOX(&token_logprob_backward_in_place<backward_cuda>));
 }
-#endif
 
 }  // namespace diva

@@ -9,6 +9,15 @@ constexpr int kNarrowThreads = 128;  // for small ones
 constexpr int64_t kNarrowColumns = 8192;
 constexpr int kMaxWarps = kWideThreads / kLanes;
 
+template <typename Stored>
+__global__ void token_logprob_kernel(Logits<const Stored> logits, const int64_t* targets, float temperature,
+                                     TokenResults<float> results);
+template <typename Stored>
+__global__ void token_logprob_backward_kernel(Logits<const Stored> logits, const int64_t* targets, float temperature,
+                                              TokenResults<const float> results, TokenGradients<float> gradients,
+                                              Logits<Stored> output);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 // 16 bytes of logits, the widest load there is.
 template <typename Stored>
 struct alignas(16) Pack {
@@ -25,7 +34,7 @@ struct RowLayout {
   int64_t tail;  // index of the first element behind the packs
 
   HOST_DEVICE RowLayout(const Stored* row, int64_t num_columns) {
-    const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(Stored));
+    const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uint64_t>(row) % 16 / sizeof(Stored));
     head = misaligned == 0 ? 0 : Pack<Stored>::kCount - misaligned;
     head = head < num_columns ? head : num_columns;
     packs = (num_columns - head) / Pack<Stored>::kCount;
@@ -148,6 +157,8 @@ __global__ void __launch_bounds__(kWideThreads)
   const float log_p = results.logprob[blockIdx.x] * static_cast<float>(kLog2E);
   row_output[target] = from_float<Stored>(logit_gradient(gradient, log_p) + gradient.target);
 }
+
+#endif  // DIVA_RUN_TIME_KERNELS
 
 #if !defined(__CUDACC_RTC__)
 static dim3 threads_for(int64_t num_columns) {

@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/glue.h"
-#ifdef DIVA_WITH_CUDA
 #include "common/device.h"
-#endif
+#include "common/glue.h"
 
 namespace diva {
 
@@ -58,7 +56,6 @@ Tensor on_cpu(Tensor table, Tensor index, Tensor accuracy, double eta, double lo
   return updated;
 }
 
-#ifdef DIVA_WITH_CUDA
 template <typename T>
 std::vector<T> on_host(const Tensor& tensor, void* stream) {
   std::vector<T> host(tensor.numel());
@@ -78,7 +75,7 @@ void check_updated(const Arguments& arguments, const Tensor& updated, void* stre
 
 Tensor on_cuda(Tensor table, Tensor index, Tensor accuracy, double eta, double low, double high, int64_t rule) {
   Arguments arguments = checked(table, index, accuracy);
-  const torch::stable::accelerator::DeviceGuard guard(table.get_device_index());
+  const CudaGuard guard(table, kOp);
   Tensor updated = torch::stable::new_empty(arguments.accuracy, {arguments.accuracy.numel()});
   const auto levels = table_of<float>(arguments.table);
   const auto settings = settings_of<float>(eta, low, high, rule);
@@ -90,13 +87,10 @@ Tensor on_cuda(Tensor table, Tensor index, Tensor accuracy, double eta, double l
   check_updated(arguments, updated, stream);
   return updated;
 }
-#endif
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("update_difficulty", TORCH_BOX(&on_cpu)); }
-#ifdef DIVA_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("update_difficulty", TORCH_BOX(&on_cuda)); }
-#endif
 
 }  // namespace diva

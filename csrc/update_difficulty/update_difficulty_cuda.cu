@@ -5,6 +5,10 @@ namespace diva {
 
 constexpr int kDifficultyThreads = 256;
 
+__global__ void update_difficulty_kernel(DifficultyTable<float> table, const int64_t* index, const float* accuracy,
+                                         int64_t count, DifficultySettings<float> settings, float* updated);
+
+#if !defined(DIVA_RUN_TIME_KERNELS)
 // table [M], index, accuracy [Q] -> table in place, updated [Q]. One thread an entry. Each looks through all indices
 // for its own: Q is the questions of one step, and so no two threads ever write to one place.
 __global__ void __launch_bounds__(kDifficultyThreads)
@@ -26,6 +30,8 @@ __global__ void __launch_bounds__(kDifficultyThreads)
   }
   updated[i] = level;
 }
+
+#endif  // DIVA_RUN_TIME_KERNELS
 
 }  // namespace diva
 

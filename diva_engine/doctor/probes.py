@@ -42,12 +42,14 @@ def probe_ops() -> dict[str, Any]:
     from diva_engine import ops
 
     info = dict(diva_engine.build_info())
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() and info["cuda"] else [])
+    compiled_at_run_time = ops.library.COMPILED_AT_RUN_TIME is not None
+    has_kernels = info["cuda"] or compiled_at_run_time
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() and has_kernels else [])
     for device in devices:
         rewards, offsets = torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([0, 2, 4])
         means = ops.group_stats(rewards.to(device), offsets.to(device)).mean.tolist()
         assert means == [0.5, 1.0], f"group_stats gives {means} on {device}"
-    return info | {"devices": devices, "compiled_at_run_time": ops.library.COMPILED_AT_RUN_TIME is not None}
+    return info | {"devices": devices, "compiled_at_run_time": compiled_at_run_time}
 
 
 def probe_transformers() -> dict[str, Any]:

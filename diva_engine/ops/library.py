@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from diva_engine.ops import cuda_jit
 LIBRARY = Path(__file__).resolve().parent.parent / "_ops.abi3.so"
 
 
-def load_library() -> None:
+def load_library() -> ctypes.CDLL:
     """Register the compiled ops with torch; an ImportError with the command to run where they are not built."""
     if not LIBRARY.is_file():
         raise ImportError(
@@ -19,6 +20,7 @@ def load_library() -> None:
             "Run `pip install .` in the source tree, or `python setup.py build_ext --inplace` to work in it."
         )
     torch.ops.load_library(str(LIBRARY))
+    return ctypes.CDLL(str(LIBRARY))
 
 
 def refuse_gradient(op: str, **tensors: torch.Tensor) -> None:
@@ -30,6 +32,6 @@ def refuse_gradient(op: str, **tensors: torch.Tensor) -> None:
             raise ValueError(f"{op}: {name} requires grad, but no gradient flows through this op; pass {name}.detach()")
 
 
-load_library()
-# Held here because torch takes the ops back when it is gone.
-COMPILED_AT_RUN_TIME = cuda_jit.register() if cuda_jit.is_wanted() else None
+LOADED = load_library()
+# Held here because the library calls it.
+COMPILED_AT_RUN_TIME = cuda_jit.install(LOADED) if cuda_jit.is_wanted() else None

@@ -1,171 +1,204 @@
-"""The launches of the extra cuda-jit, on the emulated kernels: each argument is read from the address the driver is
-given, by the type of the kernel's own parameter. Results are those of the CPU op."""
+"""The extra cuda-jit without a GPU: launchers compiled without nvcc, what they tell Python, and what Python tells
+CUDA's driver. The kernels that are named run on the emulation, from the very addresses that the driver is given."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import sys
+import types
 
 import pytest
 import torch
 
-from diva_engine import ops
 from diva_engine.ops import cuda_jit, run_time_compiler
-from diva_engine.ops.diva_advantage import BALANCES
-from diva_engine.ops.update_difficulty import RULES
-from python_tests.emulation import kernels
-from python_tests.ops import ragged
-
-OPS = ("group_stats", "update_difficulty", "diva_advantage", "shared_std_advantage")
-DRIVER = """
-#include <utility>
-namespace driver {
-template <typename... P, size_t... I>
-void run(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
-  kernel(*static_cast<P*>(arguments[I])...);
-}
-template <typename... P>
-void launch(void (*kernel)(P...), bool is_cooperative, unsigned blocks, unsigned threads, void** arguments) {
-  const auto body = [=] { run(kernel, arguments, std::index_sequence_for<P...>{}); };
-  is_cooperative ? emulation::launch_cooperative(blocks, threads, 0, body)
-                 : emulation::launch(blocks, threads, 0, body);
-}
-template <typename... P>
-int sizes(void (*)(P...), int64_t* into) {
-  ((*into++ = sizeof(P)), ...);
-  return sizeof...(P);
-}
-}  // namespace driver
-"""
-ENTRY = """
-extern "C" void launch_{op}(bool is_cooperative, unsigned blocks, unsigned threads, void** arguments) {{
-  driver::launch(diva::{op}_kernel, is_cooperative, blocks, threads, arguments);
-}}
-extern "C" int sizes_{op}(int64_t* into) {{ return driver::sizes(diva::{op}_kernel, into); }}
-"""
-MOST_BLOCKS = 3  # of a cooperative grid; fewer than the work would take
+from python_tests.emulation import (
+    kernels,
+    launchers,
+    test_diva_advantage,
+    test_group_stats,
+    test_histogram_entropy,
+    test_perturb_images,
+    test_policy_loss,
+    test_shared_std_advantage,
+    test_spectral_entropy,
+    test_token_logprob,
+    test_update_difficulty,
+)
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cuda_jit")
-    driver = folder / "driver.cu"
-    driver.write_text(DRIVER + "".join(ENTRY.format(op=op) for op in OPS))
-    return kernels.emulate(folder, *(f"{op}/{op}_cuda.cu" for op in OPS), str(driver))
+def bare(tmp_path_factory):
+    """The launchers as they are before anybody sets a run time."""
+    return launchers.build(tmp_path_factory.mktemp("launchers"))
 
 
-@pytest.fixture(autouse=True)
-def launched(library, monkeypatch):
-    """Sends launches to the emulation, and keeps a list of them."""
-    names = []
-
-    def launch(kernel, blocks, arguments, device):
-        assert device.type == "cpu"
-        sizes = (ctypes.c_int64 * 32)()
-        count = library[f"sizes_{kernel.op}"](sizes)
-        assert [ctypes.sizeof(argument) for argument in arguments] == sizes[:count]
-        addresses = (ctypes.c_void_p * count)(*(ctypes.addressof(argument) for argument in arguments))
-        blocks = min(blocks, MOST_BLOCKS) if kernel.is_cooperative else blocks
-        library[f"launch_{kernel.op}"](kernel.is_cooperative, blocks, kernel.threads, addresses)
-        names.append(kernel.name)
-
-    monkeypatch.setattr(run_time_compiler, "launch", launch)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    return names
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    return launchers.emulate_all(tmp_path_factory.mktemp("kernels"))
 
 
-SIZES = {
-    "nothing": [],
-    "an empty group": [0],
-    "one": [1],
-    "ragged": [5, 0, 1, 33, 5, 5, 2, 64, 7],
-    "many": [5] * 300,
+@pytest.fixture
+def driver(emulated, monkeypatch):
+    """CuPy below cuda_jit, and of torch the three answers that only a CUDA torch has."""
+    driver = launchers.EmulatedDriver(emulated)
+    for name in ("cupy", "cupy.cuda"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["cupy.cuda"].driver = sys.modules["cupy.cuda"].runtime = driver
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    processors = types.SimpleNamespace(multi_processor_count=2)  # as the emulation's own
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: processors)
+    monkeypatch.setattr(run_time_compiler, "compile_kernel", lambda kernel, architecture: (b"cubin", kernel.name))
+    run_time_compiler.function.cache_clear()
+    run_time_compiler.most_blocks.cache_clear()
+    return driver
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Kernel, file and sizes of the parameters of every launch, as the launchers tell them."""
+    found = []
+
+    def launch(pointer):
+        what = pointer.contents
+        found.append((what.kernel.decode(), what.file.decode(), what.sizes[: what.num_arguments]))
+        cuda_jit.launch(pointer)
+
+    monkeypatch.setattr(cuda_jit, "CALLS", (launch, *cuda_jit.CALLS[1:]))
+    return found
+
+
+@pytest.fixture
+def library(bare, driver, launches):
+    installed = cuda_jit.install(bare)
+    yield bare
+    bare.diva_set_run_time(None)
+    del installed
+
+
+def test_every_kernel_is_named_with_its_file_and_its_parameters(library, emulated, launches):
+    launchers.call_every_launcher(library)
+    assert {name for name, _, _ in launches} == set(launchers.KERNELS)
+    for name, file, sizes in launches:
+        op = launchers.KERNELS[name]
+        assert run_time_compiler.SOURCES / op / f"{op}_cuda.cu" == kernels.CSRC / op / f"{op}_cuda.cu"
+        assert file == str(kernels.CSRC / op / f"{op}_cuda.cu")
+        of_kernel = (ctypes.c_int64 * 32)()
+        count = emulated[f"sizes_{list(launchers.KERNELS).index(name)}"](of_kernel)
+        assert sizes == of_kernel[:count]
+
+
+def test_launches_are_those_of_the_compiled_launchers(library, emulated):
+    launchers.plans_of(emulated)
+    want = launchers.call_every_launcher(emulated)
+    plans = launchers.plans_of(emulated)
+    got = launchers.call_every_launcher(library)
+    assert launchers.plans_of(emulated) == plans
+    assert len(plans) > len(launchers.KERNELS)
+    assert sum(together for *_, together in plans) == 2  # diva_advantage, shared_std_advantage
+    assert max(shared_bytes for _, _, shared_bytes, _ in plans) == 6 * 24 * 4  # spectral_entropy: 6 vectors, side 24
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+WORK = {
+    "group_stats": lambda library: test_group_stats.test_the_kernel_has_the_bits_of_the_cpu(
+        library, "ragged", "normal"
+    ),
+    "diva_advantage": lambda library: test_diva_advantage.test_the_kernel_equals_the_cpu(
+        library, "both", "threshold", "population", "padded_tokens"
+    ),
+    "shared_std_advantage": lambda library: test_shared_std_advantage.test_the_kernel_equals_the_cpu(
+        library, "many small", 60
+    ),
+    "update_difficulty": lambda library: test_update_difficulty.test_the_kernel_has_the_bits_of_the_cpu(
+        library, 1025, "steps"
+    ),
+    "policy_loss": lambda library: test_policy_loss.test_the_kernel_equals_the_cpu(library, "all at once", "ragged"),
+    "token_logprob, bfloat16": lambda library: test_token_logprob.test_the_kernel_equals_the_cpu(
+        library, "a wide block", torch.bfloat16
+    ),
+    "token_logprob, rows apart": lambda library: test_token_logprob.test_rows_may_begin_anywhere(
+        library, 3, torch.float16
+    ),
+    "token_logprob, in place": lambda library: test_token_logprob.test_the_gradient_can_take_the_place_of_the_logits(
+        library, torch.float32
+    ),
+    "spectral_entropy": test_spectral_entropy.test_less_working_memory_gives_the_same,
+    "perturb_images": lambda library: test_perturb_images.test_the_kernels_have_the_bits_of_the_cpu(
+        library, "all", True
+    ),
+    "histogram_entropy": test_histogram_entropy.test_the_kernels_have_the_bits_of_the_cpu,
 }
 
 
-def rewards_and_offsets(sizes):
-    return ragged.rewards(sum(sizes)), torch.tensor([0, *torch.tensor(sizes).cumsum(0).tolist()], dtype=torch.int64)
+@pytest.mark.parametrize("name", WORK)
+def test_equals_the_cpu(library, launches, name):
+    WORK[name](library)
+    assert {launchers.KERNELS[kernel] for kernel, _, _ in launches} == {name.split(",")[0]}
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_group_stats(sizes, launched):
-    values, offsets = rewards_and_offsets(sizes)
-    for of_cuda, of_cpu in zip(cuda_jit.group_stats(values, offsets), ops.group_stats(values, offsets), strict=True):
-        assert torch.equal(of_cuda, of_cpu)
-    assert launched == (["group_stats_kernel"] if sizes else [])
+def test_a_cooperative_grid_is_cut_to_what_fits(library, emulated):
+    launchers.plans_of(emulated)
+    test_diva_advantage.differences(library, test_diva_advantage.PROMPTS, test_diva_advantage.QUESTIONS)
+    assert launchers.plans_of(emulated) == [((4, 1, 1), (256, 1, 1), 0, True)]  # 2 processors x 2; 9 blocks of warps
 
 
-@pytest.mark.parametrize("rule", range(len(RULES)))
-def test_update_difficulty(rule):
-    table = torch.linspace(1, 9, 3000).view(1000, 3)[:, 1]  # entries apart
-    index = torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:600]
-    accuracy = torch.rand(600, generator=torch.Generator().manual_seed(2))
-    of_cpu = table.clone()
-    updated = cuda_jit.update_difficulty(table, index, accuracy, 4.0, 1.0, 9.0, rule)
-    assert torch.equal(updated, ops.update_difficulty(of_cpu, index, accuracy, rule=RULES[rule]))
-    assert torch.equal(table, of_cpu)
+def test_a_kernel_is_compiled_once_and_announced(library, driver, caplog):
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            test_group_stats.run(library, torch.ones(4), torch.tensor([0, 4]))
+    message = "built without nvcc: compiling diva::group_stats_kernel for sm_90 at run time (cuda-jit)"
+    assert caplog.messages == [message]
+    assert driver.devices == [3, 3]
 
 
-def test_a_repeated_index_is_told():
-    with pytest.raises(RuntimeError, match="update_difficulty: index 3 stands more than once"):
-        cuda_jit.update_difficulty(torch.ones(5), torch.tensor([3, 1, 3]), torch.ones(3), 4.0, 1.0, 9.0, 0)
+def call_group_stats(library):
+    test_group_stats.run(library, torch.ones(4), torch.tensor([0, 4]))
 
 
-@pytest.mark.parametrize("balance", BALANCES)
-@pytest.mark.parametrize(("weight", "rrb"), [("global", "range"), ("both", "threshold"), ("none", "none")])
-@pytest.mark.parametrize("questions", [[3, 0, 1, 4, 1], [2] * 40], ids=["ragged", "many"])
-def test_diva_advantage(balance, weight, rrb, questions):
-    rewards, prompt_offsets = rewards_and_offsets([5, 4, 1, 0, 7, 33, 5, 5, 2] if len(questions) == 5 else [5] * 80)
-    question_offsets = torch.tensor([0, *torch.tensor(questions).cumsum(0).tolist()])
-    difficulty = torch.linspace(1, 9, sum(questions))
-    lengths = torch.arange(len(rewards)) % 50 + 1
-    arguments = (rewards, prompt_offsets, question_offsets, difficulty)
-    options = (0.2, ("global", "both", "none").index(weight), ("range", "threshold", "none").index(rrb), 1.5)
-    of_cuda = cuda_jit.diva_advantage(*arguments, *options, False, 1e-5, BALANCES.index(balance), lengths, 64, 0.7, 1.3)
-    of_cpu = ops.diva_advantage(
-        *arguments,
-        k=0.2,
-        weight=weight,
-        rrb=rrb,
-        r_max=1.5,
-        std="population",
-        eps=1e-5,
-        balance=balance,
-        lengths=lengths,
-        max_length=64,
-        w_local=0.7,
-        w_global=1.3,
-    )
-    for one, other in zip(of_cuda, of_cpu, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+def test_a_kernel_that_does_not_compile_is_told(library, monkeypatch):
+    def refuse(kernel, architecture):
+        raise RuntimeError(f"{kernel.op}: NVRTC could not compile it for sm_{architecture}: no")
+
+    monkeypatch.setattr(run_time_compiler, "compile_kernel", refuse)
+    with pytest.raises(RuntimeError, match="RuntimeError: group_stats: NVRTC could not compile it for sm_90: no"):
+        call_group_stats(library)
+    monkeypatch.setattr(run_time_compiler, "compile_kernel", lambda kernel, architecture: (b"cubin", kernel.name))
+    call_group_stats(library)  # the error is not remembered
 
 
-@pytest.mark.parametrize("num_bins", [1, 4, 31])
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_shared_std_advantage(sizes, num_bins):
-    rewards, offsets = rewards_and_offsets(sizes)
-    bins = torch.arange(len(sizes)) % num_bins
-    of_cuda = cuda_jit.shared_std_advantage(rewards, offsets, bins, num_bins, 1e-6)
-    of_cpu = ops.shared_std_advantage(rewards, offsets, bins, num_bins, 1e-6)
-    torch.testing.assert_close(of_cuda, of_cpu, rtol=1e-6, atol=1e-6)
+def test_after_a_failed_launch_the_rest_of_the_op_is_not_launched(library, driver, launches, monkeypatch):
+    def fail(*words):
+        raise OSError("the device is gone")
+
+    monkeypatch.setattr(driver, "launchKernel", fail)
+    with pytest.raises(RuntimeError, match="OSError: the device is gone"):
+        launchers.test_histogram_entropy.test_the_kernels_have_the_bits_of_the_cpu(library)
+    assert [name for name, _, _ in launches] == ["diva::histogram_kernel"]
 
 
-REWARDS, OFFSETS = torch.ones(4), torch.tensor([0, 4])
-REFUSALS = {
-    "values must be torch.float32 on CUDA, not torch.float64": lambda: cuda_jit.group_stats(REWARDS.double(), OFFSETS),
-    "values must have one dimension, not 2": lambda: cuda_jit.group_stats(REWARDS.view(2, 2), OFFSETS),
-    "offsets must be torch.int64": lambda: cuda_jit.group_stats(REWARDS, OFFSETS.int()),
-    "offsets must have at least one entry": lambda: cuda_jit.group_stats(REWARDS, OFFSETS[:0]),
-    "offsets must be on the same device": lambda: cuda_jit.group_stats(REWARDS, OFFSETS.to("meta")),
-    "bin_of_prompt must have 1 entries, not 4": lambda: cuda_jit.shared_std_advantage(
-        REWARDS, OFFSETS, torch.arange(4), 4, 1e-6
-    ),
-    "num_bins must be at least 1, not 0": lambda: cuda_jit.shared_std_advantage(
-        REWARDS, OFFSETS, torch.zeros(1, dtype=torch.int64), 0, 1e-6
-    ),
-}
+def test_an_interrupt_does_not_drop_a_launch(library, driver, monkeypatch):
+    def interrupt(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "launchKernel", interrupt)
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+        call_group_stats(library)
 
 
-@pytest.mark.parametrize("words", REFUSALS)
-def test_refuses(words):
-    with pytest.raises(RuntimeError, match=words):
-        REFUSALS[words]()
+@pytest.mark.parametrize("call", [call_group_stats, launchers.call_every_launcher])
+def test_without_the_extra_the_mend_is_told(bare, call):
+    with pytest.raises(RuntimeError, match=r"built without its CUDA kernels; .* pip install 'diva-engine\[cuda-jit\]'"):
+        call(bare)
+
+
+def test_what_update_difficulty_asks_of_the_device(library, driver):
+    """The op's torch half looks for NaN on the host, unless a graph is being captured."""
+    levels, host = torch.tensor([1.0, 2.5]), torch.zeros(2)
+    library.diva_cuda_is_capturing.restype = ctypes.c_bool
+    assert library.diva_cuda_is_capturing(None) is False
+    error = library.diva_cuda_copy_to_host(kernels.address(host), kernels.address(levels), ctypes.c_size_t(8), None)
+    assert (error, host.tolist()) == (0, [1.0, 2.5])
+    driver.streamIsCapturing = lambda stream: stream == 77
+    assert library.diva_cuda_is_capturing(ctypes.c_void_p(77)) is True

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
+import diva_engine
 from diva_engine import arrays, ops
 from diva_engine.ops.diva_advantage import BALANCES
 from python_tests.ops import ragged, test_diva_advantage
@@ -116,6 +117,7 @@ def test_double_is_refused():
         ops.group_stats(torch.ones(3).double().cuda(), torch.tensor([0, 3]).cuda())
 
 
+@pytest.mark.skipif(diva_engine.build_info()["cuda"] is None, reason="without nvcc arrays are served on the CPU only")
 @pytest.mark.parametrize("name", CALLS)
 def test_serves_arrays_that_speak_the_cuda_interface(name):
     arguments = on_cuda(CALLS[name])

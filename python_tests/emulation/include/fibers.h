@@ -15,10 +15,7 @@
 #include <thread>
 #include <vector>
 
-struct dim3 {
-  unsigned x, y, z;
-  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
-};
+#include "plans.h"
 
 namespace emulation {
 
@@ -136,6 +133,7 @@ inline void enter(dim3 grid, dim3 block, size_t shared_bytes, const std::functio
 }
 
 inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  note(grid, block, shared_bytes, false);
   std::vector<Fiber> threads(block.x * block.y * block.z);
   enter(grid, block, shared_bytes, body);
   wait_for_grid = nullptr;
@@ -191,6 +189,7 @@ class Baton {
 };
 
 inline void launch_cooperative(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
+  note(grid, block, shared_bytes, true);
   const int blocks = static_cast<int>(grid.x * grid.y * grid.z);
   Baton baton(blocks);
   std::vector<std::thread> threads;
