@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.learn.curve import time_to_target
-from bench.learn.run import Job, Stop
+from bench.learn.run import BUDGET, Job, Stop
 from bench.learn.sweep import Folder, Results, Targets
 
 REGIMES = ("gap", "saturated", "ladder")
@@ -20,7 +20,8 @@ SECOND_FAMILY = "chains"  # a regime of `robustness`, with paces of its own for 
 LEARNING_RATES = (1e-4, 2e-4, 5e-5)
 STEP_SIZES = (64, 128)  # rollouts
 CHOOSING_SEEDS = (50,)
-CHOOSING_BUDGET = 3840  # rollouts: half a run
+CHOOSING_BUDGET, QUICK_CHOOSING_BUDGET = 3840, 1920  # rollouts: half a run; a quarter for the methods beside the main
+SHORT_BUDGET = 5120  # rollouts of a run that is no part of the main sweep
 NOT_CHOSEN = 0.0  # the learning rate of a job before one is chosen
 AREA_UNTIL = 3840  # rollouts over which the area under a curve is taken
 REPORTED_SEEDS = (70, 71, 72, 73)
@@ -78,7 +79,7 @@ class Pace:
 def choosing_jobs(methods: Iterable[str], step_sizes: Sequence[int] = STEP_SIZES) -> list[Job]:
     """The runs by which each method's pace is chosen."""
     return [
-        Job(regime, method, lr, seed, budget=CHOOSING_BUDGET, per_step=per_step)
+        Job(regime, method, lr, seed, budget=_choosing_budget(method), per_step=per_step)
         for seed in CHOOSING_SEEDS
         for regime in (*REGIMES, SECOND_FAMILY)
         for per_step in step_sizes
@@ -86,6 +87,10 @@ def choosing_jobs(methods: Iterable[str], step_sizes: Sequence[int] = STEP_SIZES
         for method in methods
         if regime in REGIMES or method in MAIN
     ]
+
+
+def _choosing_budget(method: str) -> int:
+    return CHOOSING_BUDGET if method in MAIN else QUICK_CHOOSING_BUDGET
 
 
 def choosing_jobs_of(sweep: str, folder: Folder, targets: Targets) -> list[Job]:
@@ -121,7 +126,7 @@ def merit(runs: Sequence[Results], targets: Mapping[str, float]) -> tuple[float,
             target = targets[name]
             reached = time_to_target(rollouts, [point[name] for point in points], target)
             # A run that never arrives counts as the whole budget, wherever it was ended.
-            spent += CHOOSING_BUDGET if reached.is_censored else reached.spent
+            spent += run["job"]["budget"] if reached.is_censored else reached.spent
             missing += max(0.0, target - points[-1][name])
     return spent, missing
 
@@ -148,8 +153,12 @@ def jobs_of(sweep: str) -> list[Job]:
         ]
     ablated = [method for methods in ABLATIONS.values() for method in methods]
     methods = {"main": MAIN, "others": OTHERS, "ablations": ablated}[sweep]
+    budget = BUDGET if sweep == "main" else SHORT_BUDGET
     return [
-        Job(regime, method, NOT_CHOSEN, seed) for seed in REPORTED_SEEDS for regime in REGIMES for method in methods
+        Job(regime, method, NOT_CHOSEN, seed, budget=budget)
+        for seed in REPORTED_SEEDS
+        for regime in REGIMES
+        for method in methods
     ]
 
 
@@ -165,9 +174,9 @@ def _robustness_jobs(seed: int) -> Iterator[Job]:
     for regime in ("gap", "saturated"):
         for references in ("wrong", "paraphrased", "long"):
             for method in ("rescue", "gold"):
-                yield Job(regime, method, NOT_CHOSEN, seed, references)
+                yield Job(regime, method, NOT_CHOSEN, seed, references, budget=SHORT_BUDGET)
         for method in ("grpo", "rescue", "gold"):
-            yield Job(regime, method, NOT_CHOSEN, seed, reward="answer")
+            yield Job(regime, method, NOT_CHOSEN, seed, reward="answer", budget=SHORT_BUDGET)
     for regime in ("untrained", SECOND_FAMILY):
         for method in MAIN:
             yield Job(regime, method, NOT_CHOSEN, seed)
