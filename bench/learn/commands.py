@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -78,11 +79,12 @@ def plot(options: argparse.Namespace, console: Console) -> None:
 def _finished(options: argparse.Namespace) -> tuple[sweeps.Targets, list[Group], list[Group]]:
     """The targets, the finished reported runs of a sweep, and those by which its learning rates were chosen."""
     folder, targets = Folder(options.folder), sweeps.read_targets()
-    jobs = []
+    jobs: dict[Job, Job] = {}
     for job in _selected(sweeps.jobs_to_report(options.sweep), options):
         with contextlib.suppress(LookupError):  # no pace yet: so no run either
-            jobs.append(sweeps.with_pace(job, folder, targets))
-    groups = groups_of(list(dict.fromkeys(jobs)), folder)
+            found = sweeps.with_pace(job, folder, targets)
+            jobs.setdefault(replace(found, budget=0), found)  # of a run with two budgets the one named first
+    groups = groups_of(list(jobs.values()), folder)
     if not groups:
         raise UserError(f"no run of {options.sweep} is finished in {options.folder}; python -m bench.learn run first")
     choosing = sweeps.choosing_jobs_of(options.sweep, folder, targets) if options.sweep in ("main", "others") else []

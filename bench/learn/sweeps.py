@@ -21,6 +21,7 @@ LEARNING_RATES = (1e-4, 2e-4, 5e-5)
 STEP_SIZES = (64, 128)  # rollouts
 CHOOSING_SEEDS = (50,)
 CHOOSING_BUDGET, QUICK_CHOOSING_BUDGET = 3840, 1920  # rollouts: half a run; a quarter for the methods beside the main
+BUDGETS = {"saturated": 10240}  # rollouts of a main run where it is not BUDGET: grpo may be stuck for long
 SHORT_BUDGET = 5120  # rollouts of a run that is no part of the main sweep
 NOT_CHOSEN = 0.0  # the learning rate of a job before one is chosen
 AREA_UNTIL = 3840  # rollouts over which the area under a curve is taken
@@ -153,13 +154,16 @@ def jobs_of(sweep: str) -> list[Job]:
         ]
     ablated = [method for methods in ABLATIONS.values() for method in methods]
     methods = {"main": MAIN, "others": OTHERS, "ablations": ablated}[sweep]
-    budget = BUDGET if sweep == "main" else SHORT_BUDGET
     return [
-        Job(regime, method, NOT_CHOSEN, seed, budget=budget)
+        Job(regime, method, NOT_CHOSEN, seed, budget=_budget(sweep, regime))
         for seed in REPORTED_SEEDS
         for regime in REGIMES
         for method in methods
     ]
+
+
+def _budget(sweep: str, regime: str) -> int:
+    return BUDGETS.get(regime, BUDGET) if sweep == "main" else SHORT_BUDGET
 
 
 def jobs_to_report(sweep: str) -> list[Job]:
