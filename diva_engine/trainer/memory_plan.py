@@ -102,8 +102,8 @@ def plan_memory(
         "always": always,
         "rollout": _rollout(config, size, step, gpu_bytes),
         "update": state | _update(config, model_config, size, step, num_gpus),
-        # AdamW's square roots of all second moments stand beside the gradients.
-        "optimizer": state | moments | {"temporaries": state.get("gradients", 0)},
+        # Fused, as on a GPU, AdamW makes no temporaries; on a CPU it takes one tensor at a time.
+        "optimizer": state | moments,
     }
     return MemoryPlan(size, step, num_gpus, phases, host)
 

@@ -84,7 +84,7 @@ def test_offloaded_moments_come_back_for_the_optimizer_alone() -> None:
 def test_groups_hold_a_copy_each() -> None:
     one, groups = (plan("3B", *words, num_gpus=8) for words in ((), ("worker.actor.fsdp.fsdp_size=2",)))
     for phase, items in one.phases.items():
-        states = {name for name in items if name in ("weights", "AdamW moments", "gradients", "temporaries")}
+        states = {name for name in items if name in ("weights", "AdamW moments", "gradients")}
         expected = {name: num_bytes * (4 if name in states else 1) for name, num_bytes in items.items()}
         assert groups.phases[phase] == expected, phase
     with pytest.raises(UserError, match=r"fsdp_size=3 does not divide the number of ranks, 8; take 1 or 2 or 4 or 8"):
