@@ -41,6 +41,11 @@ def outcome_of(run_dir: Path) -> dict[str, Any]:
     }
 
 
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """The parts of two outcomes that are not equal."""
+    return [name for name, value in expected.items() if found[name] != value]
+
+
 def _digests(folder: Path) -> dict[str, str]:
     """Tensor by tensor: the order of a safetensors header is not fixed."""
     files = {path.name: load_file(path) for path in sorted(folder.glob("*.safetensors"))}

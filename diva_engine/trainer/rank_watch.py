@@ -6,6 +6,7 @@ Every rank counts up in the store where the ranks have met, and looks whether th
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,10 +19,12 @@ import torch.distributed as dist
 from diva_engine.distributed import World, current_world
 from diva_engine.records import UserError
 from diva_engine.trainer.engine_restart import describe_error
+from diva_engine.trainer.signals import AT_ONCE, read_signals
 
 RANK_LOST_EXIT_CODE = 76
 # Added to a count when its rank ends.
 DONE, FAILED = 1 << 40, 1 << 41
+SIGNALLED_KEY = "diva_engine/rank_watch/signalled"  # how many ranks SIGTERM has reached outside of the loop
 LOST_CONTACT = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "gloo", "nccl", "connection")
 GO_ON = "trainer.load_checkpoint_path=latest goes on from the last checkpoint"
 
@@ -36,24 +39,26 @@ def watched_ranks(timeout_s: float) -> Iterator[None]:
         return
     watch = RankWatch(world, _own_connection(timeout_s), timeout_s)
     watch.start()
-    try:
-        yield
-    except UserError as error:
-        watch.leave(str(error))
-        raise
-    except Exception as error:
-        if any(words in str(error).lower() for words in LOST_CONTACT):
-            watch.end_if_lost()
-        watch.leave(describe_error(error))
-        raise
-    except BaseException as ending:  # Ctrl-C, or an exit
-        watch.leave(type(ending).__name__)
-        raise
-    watch.leave()
+    with read_signals([signal.SIGTERM], watch.take_signal):
+        try:
+            yield
+        except UserError as error:
+            watch.leave(str(error))
+            raise
+        except Exception as error:
+            if any(words in str(error).lower() for words in LOST_CONTACT):
+                watch.end_if_lost()
+            watch.leave(describe_error(error))
+            raise
+        except BaseException as ending:  # Ctrl-C, or an exit
+            watch.leave(type(ending).__name__)
+            raise
+        watch.leave()
 
 
 class RankWatch:
-    """Two threads: one talks to the store, which may block where its host is lost; the other judges and ends."""
+    """Two threads: one talks to the store, which may block where its host is lost; the other judges and ends. Two more
+    where SIGTERM comes."""
 
     def __init__(self, world: World, store: dist.Store, timeout_s: float) -> None:
         self._world, self._store, self._timeout_s = world, store, timeout_s
@@ -63,6 +68,8 @@ class RankWatch:
         self._moved = dict.fromkeys(range(world.size), now)  # when each rank's count was last seen to move
         self._contact = now  # when the store last answered
         self._ending = threading.Event()
+        self._is_signalled = False
+        self._last_words = threading.Lock()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._talk, self._judge)]
 
     def start(self) -> None:
@@ -85,6 +92,35 @@ class RankWatch:
         while time.monotonic() < deadline:
             self._end_on(self._lost(3 * self._interval_s))
             time.sleep(self._interval_s / 2)
+
+    def take_signal(self, number: int) -> None:
+        """SIGTERM where the loop does not read it: while the run loads, or after it has failed.
+
+        torchrun sends it to all that one lost rank leaves, at once: that rank is named before this process ends. Where
+        all ranks have it, or none is found lost, it ends by it. A second one ends it at once.
+        """
+        if self._is_signalled:
+            os._exit(AT_ONCE)
+        self._is_signalled = True
+        for run in (self._end_if_all_are_signalled, self._end_by_signal):
+            self._threads.append(threading.Thread(target=run, args=(number,), daemon=True))
+            self._threads[-1].start()
+
+    def _end_if_all_are_signalled(self, number: int) -> None:
+        with suppress(RuntimeError):
+            self._store.add(SIGNALLED_KEY, 1)
+            while not self._ending.wait(0.1):
+                if self._store.add(SIGNALLED_KEY, 0) == self._world.size:
+                    time.sleep(0.5)  # for the others to see it too, where this process holds the store
+                    os._exit(128 + number)
+
+    def _end_by_signal(self, number: int) -> None:
+        look_s = 3 * self._interval_s
+        deadline = time.monotonic() + look_s + 2 * self._interval_s
+        while not self._ending.wait(self._interval_s / 2):
+            self._end_on(self._lost(look_s))
+            if time.monotonic() > deadline:
+                os._exit(128 + number)
 
     def _talk(self) -> None:
         while not self._ending.is_set():
@@ -121,10 +157,10 @@ class RankWatch:
             return "its reason cannot be read"
 
     def _end_on(self, reason: str) -> None:
-        if reason and not self._ending.is_set():
-            line = (
-                f"error: {reason} (trainer.rank_timeout_s={self._timeout_s:g}); rank {self._world.rank} stops. {GO_ON}"
-            )
+        if not reason or self._ending.is_set():
+            return
+        line = f"error: {reason} (trainer.rank_timeout_s={self._timeout_s:g}); rank {self._world.rank} stops. {GO_ON}"
+        with self._last_words:  # of the threads that look, one speaks
             print(line, file=sys.stderr, flush=True)
             os._exit(RANK_LOST_EXIT_CODE)
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,24 +57,32 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:
-    """Takes SIGTERM and SIGINT while the block runs; a signal that was ignored before (nohup) stays so.
-
-    The signals are read by a thread: Python's own handlers wait for the main thread, which may be stuck in a
-    collective call that never ends, and then a second signal must still be heard.
-    """
+    """Takes SIGTERM and SIGINT while the block runs."""
     request = StopRequest()
-    wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread() or not wanted:
+    with read_signals(STOP_SIGNALS, request.take):
         yield request
+
+
+@contextmanager
+def read_signals(numbers: Sequence[int], take: Callable[[int], None]) -> Iterator[None]:
+    """`take` is called with each signal that comes while the block runs, unless a block within reads it; a signal that
+    was ignored before (nohup) stays so.
+
+    They are read by a thread: Python's own handlers wait for the main thread, which may be stuck in a collective call
+    that never ends, and then a signal must still be heard.
+    """
+    wanted = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread() or not wanted:
+        yield
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    listener = threading.Thread(target=_listen, args=(reader, request), name="signals", daemon=True)
+    listener = threading.Thread(target=_listen, args=(reader, wanted, take), name="signals", daemon=True)
     listener.start()
     before = {number: signal.signal(number, lambda *_: None) for number in wanted}
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
-        yield request
+        yield
     finally:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
@@ -84,8 +92,8 @@ def catch_stop_signals() -> Iterator[StopRequest]:
         reader.close()
 
 
-def _listen(reader: socket.socket, request: StopRequest) -> None:
+def _listen(reader: socket.socket, wanted: Sequence[int], take: Callable[[int], None]) -> None:
     while numbers := reader.recv(64):
         for number in numbers:  # other signals with a Python handler come here too
-            if number in STOP_SIGNALS:
-                request.take(number)
+            if number in wanted:
+                take(number)

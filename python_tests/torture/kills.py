@@ -30,7 +30,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from python_tests.models import build_tiny_model
-from python_tests.outcomes import outcome_of
+from python_tests.outcomes import differences, outcome_of
 from python_tests.questions import EVEN_LENGTH_REWARD, write_questions
 
 ALGORITHMS = ("diva", "hint_grpo")
@@ -153,10 +153,6 @@ def start(folder: Path, run_dir: Path, algorithm: str, moment: Moment | None, re
     if process.exitcode != 0:
         raise AssertionError(f"exit code {process.exitcode}:\n{(folder / 'output.txt').read_text()}")
     return False
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    return [name for name, value in expected.items() if found[name] != value]
 
 
 def settings(folder: Path, run_dir: Path, algorithm: str) -> list[str]:

@@ -56,5 +56,5 @@ PARTS = (
     Part("pictures", ("fuzz/test_pictures.py",), 1.5, draws=1),
     Part("settings", ("fuzz/test_settings.py",), 1.5, draws=1),
     Part("pickles and code of others", ("fuzz/test_untrusted.py",), 1),
-    Part("lost rank", ("trainer/test_rank_watch.py", "test_rank_faults.py"), 2),
+    Part("lost rank", ("trainer/test_rank_watch.py", "test_rank_faults.py", "test_rank_kills.py"), 2),
 )

@@ -26,6 +26,12 @@ PROGRAM = """
         print("met", flush=True)
         if deed == "ends_early":
             time.sleep(0 if rank else 2 * timeout_s)
+        if deed == "sleeps after failures":  # in the middle of its ends, as a trainer that closes its parts
+            try:
+                while True:
+                    dist.all_reduce(torch.ones(10))
+            finally:
+                time.sleep(60)
         for step in range(0 if deed == "ends_early" else 10_000):
             if deed == "raises" and rank == 1 and step == 5:
                 raise UserError("the picture of row 7 cannot be read")
@@ -86,6 +92,36 @@ def test_a_lost_rank_ends_the_other_within_the_time_by_name(ranks, number, rank,
     assert line.startswith(f"error: {words}")
     assert f"(trainer.rank_timeout_s={TIMEOUT_S:g}); rank {1 - rank} stops. trainer.load_checkpoint_path=latest" in line
     assert took_s < 2 * TIMEOUT_S + 10.0, "the stated time, and what a busy machine takes beside"
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_sigterm_to_the_one_that_is_left_lets_it_name_the_other(ranks, lost):
+    """torchrun sends it a tenth of a second after a rank has died."""
+    started = ranks("sleeps after failures")
+    started[lost].send_signal(signal.SIGKILL)
+    time.sleep(0.1)
+    started[1 - lost].send_signal(signal.SIGTERM)
+    code, said, took_s = end_of(started[1 - lost])
+    assert (code, f"rank {lost}" in said.partition("error: ")[2]) == (RANK_LOST_EXIT_CODE, True), said
+    assert said.count("error: ") == 1
+    assert took_s < 2 * TIMEOUT_S + 10.0
+
+
+def test_sigterm_to_all_ends_all_and_names_none(ranks):
+    started = ranks("works")
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+    for process in started:
+        code, said, _ = end_of(process)
+        assert (code, "error: " in said) == (128 + signal.SIGTERM, False), said
+
+
+def test_sigterm_to_one_ends_it_and_the_other_names_it(ranks):
+    started = ranks("works")
+    started[0].send_signal(signal.SIGTERM)
+    (code, said, _), (other, named, _) = map(end_of, started)
+    assert (code, "error: " in said) == (128 + signal.SIGTERM, False), said
+    assert (other, "error: rank 0" in named) == (RANK_LOST_EXIT_CODE, True), named
 
 
 def test_of_three_ranks_both_others_end(ranks):
