@@ -2,6 +2,14 @@
 // diva_engine/ops/<op>.py.
 #include <torch/csrc/stable/library.h>
 
+// Loss and gradient are divided by the divisor.
+#define POLICY_LOSS                                                                                             \
+  "(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "                \
+  "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, " \
+  "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean, float " \
+  "divisor) "                                                                                                   \
+  "-> (Tensor loss, Tensor gradient, Tensor totals)"
+
 namespace {
 
 constexpr const char* kSchemas[] = {
@@ -13,10 +21,8 @@ constexpr const char* kSchemas[] = {
     "Tensor",
     "update_difficulty(Tensor(a!) table, Tensor index, Tensor accuracy, float eta, float low, float high, int rule) "
     "-> Tensor",
-    "policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "
-    "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, "
-    "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean) "
-    "-> (Tensor loss, Tensor gradient, Tensor totals)",
+    "policy_loss" POLICY_LOSS,
+    "policy_loss_forward" POLICY_LOSS,  // without a gradient of its own: torch's way to that one takes longer
     "token_logprob(Tensor logits, Tensor targets, float temperature) -> (Tensor logprob, Tensor entropy, "
     "Tensor log_norm)",
     "token_logprob_backward(Tensor logits, Tensor targets, Tensor logprob, Tensor entropy, Tensor log_norm, "

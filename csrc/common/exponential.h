@@ -4,13 +4,11 @@
 
 namespace diva {
 
-// Relative error below 2e-7 for x in [-87, 88]; outside, x is taken as the nearer bound. NaN gives NaN.
-HOST_DEVICE float exponential(float x) {
+// Relative error below 2e-7. Only for x in [-87, 88]; NaN gives NaN.
+HOST_DEVICE float bounded_exponential(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);
 #else
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
   // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
   const float shifted = x * 1.44269504f + 12582912.0f;
   const float whole = shifted - 12582912.0f;
@@ -23,6 +21,18 @@ HOST_DEVICE float exponential(float x) {
   series = series * rest + 5.0000001201e-1f;
   const float fraction = series * (rest * rest) + rest + 1.0f;
   return fraction * bits_float((float_bits(shifted) + 127u) << 23);
+#endif
+}
+
+HOST_DEVICE double bounded_exponential(double x) { return exp(x); }
+
+// The same for any x: outside [-87, 88] it is taken as the nearer bound.
+HOST_DEVICE float exponential(float x) {
+#if defined(__CUDA_ARCH__)
+  return expf(x);
+#else
+  x = x < -87.0f ? -87.0f : x;
+  return bounded_exponential(x > 88.0f ? 88.0f : x);
 #endif
 }
 

@@ -10,6 +10,9 @@
 #define CPU_CLONES
 #endif
 
+// For a lambda that such a loop calls: where GCC finds a function large enough it stops inlining, and vectorising.
+#define ALWAYS_INLINE __attribute__((always_inline))
+
 namespace diva {
 
 constexpr int kVectorLanes = 16;  // floats in the widest register; sums are kept in as many lanes on every machine

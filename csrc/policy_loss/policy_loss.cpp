@@ -82,7 +82,8 @@ PolicyLossSettings<T> cast_settings(const Settings& s) {
           static_cast<T>(s.tau_positive),
           static_cast<T>(s.tau_negative),
           static_cast<T>(s.kl_coef),
-          static_cast<T>(s.truncation)};
+          static_cast<T>(s.truncation),
+          static_cast<T>(s.scale)};
 }
 
 template <typename T>
@@ -152,7 +153,7 @@ ThreeTensors policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, T
                          std::optional<Tensor> ref_logprob, std::optional<Tensor> sampler_logprob, std::string loss,
                          bool sequence_ratio, double clip_low, double clip_high, std::optional<double> clip_dual,
                          double tau_positive, double tau_negative, std::string kl, double kl_coef, double truncation,
-                         bool sequence_mean) {
+                         bool sequence_mean, double divisor) {
   const Settings settings{loss_kind(loss),
                           kl_kind(kl),
                           sequence_ratio,
@@ -163,13 +164,20 @@ ThreeTensors policy_loss(Tensor logprob, Tensor old_logprob, Tensor advantage, T
                           tau_positive,
                           tau_negative,
                           kl_coef,
-                          truncation};
+                          truncation,
+                          1 / divisor};
   return Run({logprob, old_logprob, advantage, offsets, ref_logprob, sampler_logprob}, settings);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) { m.impl("policy_loss", TORCH_BOX(&policy_loss<on_cpu>)); }
-STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) { m.impl("policy_loss", TORCH_BOX(&policy_loss<on_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(diva_engine, CPU, m) {
+  m.impl("policy_loss", TORCH_BOX(&policy_loss<on_cpu>));
+  m.impl("policy_loss_forward", TORCH_BOX(&policy_loss<on_cpu>));
+}
+STABLE_TORCH_LIBRARY_IMPL(diva_engine, CUDA, m) {
+  m.impl("policy_loss", TORCH_BOX(&policy_loss<on_cuda>));
+  m.impl("policy_loss_forward", TORCH_BOX(&policy_loss<on_cuda>));
+}
 
 }  // namespace diva

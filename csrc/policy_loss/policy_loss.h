@@ -35,6 +35,7 @@ struct PolicyLossSettings {
   T tau_positive, tau_negative;
   T kl_coef;
   T truncation;
+  T scale;  // what loss and gradient are multiplied with: one over the divisor
 };
 
 template <typename T>
@@ -69,21 +70,21 @@ HOST_DEVICE T limited(T log_ratio) {
   return between(log_ratio, T(-kLogRatioLimit), T(kLogRatioLimit));
 }
 
+// Whether the log-ratio still moves what is made of it.
 template <typename T>
-HOST_DEVICE bool beyond_limit(T log_ratio) {
-  return (log_ratio < T(-kLogRatioLimit)) | (log_ratio > T(kLogRatioLimit));
+HOST_DEVICE bool within_limit(T log_ratio) {
+  return limited(log_ratio) == log_ratio;
 }
 
 template <typename T>
 struct Ratio {
   T value;
-  T slope;  // derivative by the token's log-probability: the ratio itself, 0 where the log-ratio is held at its limit
+  bool moves;  // with the token's log-probability: not where the log-ratio is held at its limit
 };
 
 template <typename T>
 HOST_DEVICE Ratio<T> importance_ratio(T log_ratio) {
-  const T value = exponential(limited(log_ratio));
-  return {value, beyond_limit(log_ratio) ? T(0) : value};
+  return {bounded_exponential(limited(log_ratio)), within_limit(log_ratio)};
 }
 
 // Which bound holds the ratio, as 0 or 1.
@@ -101,15 +102,13 @@ HOST_DEVICE Clip cispo_clip(T ratio, T advantage, const PolicyLossSettings<T>& s
   return {(advantage != 0) & (ratio < s.low), (advantage != 0) & (ratio > s.high), 0};
 }
 
+// min(r A, clip(r) A) is A times a ratio with one bound: from above where A > 0, from below (and dual) where A < 0.
 template <typename T>
 HOST_DEVICE Cost<T> ppo_cost(Ratio<T> ratio, T advantage, const PolicyLossSettings<T>& s) {
-  const T free = ratio.value * advantage;
-  const T clipped = between(ratio.value, s.low, s.high) * advantage;
-  const T floor = advantage < 0 ? s.dual * advantage : T(-3.0e38f);  // below every surrogate
-  T surrogate = clipped < free ? clipped : free;
-  surrogate = surrogate < floor ? floor : surrogate;
-  // A product, not a choice: GCC makes branches of nested choices, and no vector code of branches.
-  return {-surrogate, -advantage * ratio.slope * static_cast<T>(surrogate == free)};
+  const T low = advantage < 0 ? s.low : T(0), high = advantage < 0 ? s.dual : s.high;
+  const T held = between(ratio.value, low, high);
+  // A product, not a choice: NaN stays NaN.
+  return {-advantage * held, -advantage * ratio.value * static_cast<T>((held == ratio.value) & ratio.moves)};
 }
 
 template <typename T>
@@ -122,7 +121,8 @@ template <typename T>
 HOST_DEVICE Cost<T> sapo_cost(Ratio<T> ratio, T advantage, const PolicyLossSettings<T>& s) {
   const T tau = advantage >= 0 ? s.tau_positive : s.tau_negative;
   const T gate = T(1) / (T(1) + exponential(-tau * (ratio.value - T(1))));
-  return {-advantage * (T(4) / tau) * gate, T(-4) * advantage * gate * (T(1) - gate) * ratio.slope};
+  const T slope = ratio.value * (ratio.moves ? T(1) : T(0));
+  return {-advantage * (T(4) / tau) * gate, T(-4) * advantage * gate * (T(1) - gate) * slope};
 }
 
 // How far the policy's log-probability lies above the sampler's. NaN says that nobody sampled the token: no gap.
@@ -135,10 +135,10 @@ HOST_DEVICE T sampler_gap(T old_logprob, T sampler_logprob) {
 template <typename T>
 HOST_DEVICE Cost<T> kl_cost(T logprob, T ref_logprob, KlKind kind) {
   const T gap = ref_logprob - logprob, d = limited(gap);
-  const T moves = beyond_limit(gap) ? T(0) : T(1);
-  if (kind == KlKind::kK1) return {-d, moves};
+  const T moves = within_limit(gap) ? T(1) : T(0);  // GCC makes no vector code of a bool cast to T here
+  if (kind == KlKind::kK1) return {-d, d == d ? moves : d};
   if (kind == KlKind::kK2) return {d * d * T(0.5), -d * moves};
-  const T odds = exponential(d);
+  const T odds = bounded_exponential(d);
   return {odds - d - T(1), (T(1) - odds) * moves};
 }
 

@@ -9,154 +9,204 @@ namespace diva {
 
 namespace {
 
-// Tokens are worked on in blocks that stay in the first cache, one simple loop a quantity: such loops become vector
-// code whatever the settings are, where one loop with every case inside would not.
+// Tokens are worked on in blocks that stay in the first cache. A loop goes over them a vector's worth at a time, with
+// everything in registers, sums included; what only some losses need has a loop of its own, which keeps out choices.
 constexpr int kBlock = 256;
+constexpr int kLossSum = kNumTotals;  // the loss is summed like the metrics, behind them
+
+// Over a chunk of tokens: one sum a lane until the end, floats inside a block and doubles from there on.
+using LaneSums = double[kNumTotals + 1][kVectorLanes];
+
+template <typename T>
+using Lanes = T[kVectorLanes];
 
 template <typename T>
 struct Block {
-  int count;  // tokens in use, at most kBlock
-  const T* logprob;
-  const T* advantage;
-  T log_ratio[kBlock];
-  T scale[kBlock];  // what the token's cost is multiplied with at the end
-  T ratio[kBlock];
-  T ratio_slope[kBlock];
-  T value[kBlock];
-  T slope[kBlock];
-  T scratch[kBlock];
-  T other[kBlock];
-  T third[kBlock];
+  int64_t start;
+  int count;                       // tokens in use, at most kBlock
+  T ratio[kBlock], moves[kBlock];  // of the token's sequence, for sequence ratios
+  T scale[kBlock];                 // what the token's cost is multiplied with at the end, for sequence means
+  T value[kBlock], slope[kBlock], divergence[kBlock];
 };
 
-template <typename T>
-HOST_DEVICE T strided_max(const T* values, int count) {
-  T lanes[kVectorLanes] = {};  // ratios are never below 0
-  int i = 0;
+// Calls f(token, lane). Whole vectors first: their inner loop has no tail.
+template <typename F>
+HOST_DEVICE void over_lanes(int64_t count, F f) {
+  int64_t i = 0;
   for (; i + kVectorLanes <= count; i += kVectorLanes) {
-    for (int lane = 0; lane < kVectorLanes; ++lane) lanes[lane] = larger(lanes[lane], values[i + lane]);
+    for (int lane = 0; lane < kVectorLanes; ++lane) f(i + lane, lane);
   }
-  for (int lane = 0; i + lane < count; ++lane) lanes[lane] = larger(lanes[lane], values[i + lane]);
-  T result = lanes[0];
-  for (int lane = 1; lane < kVectorLanes; ++lane) result = larger(result, lanes[lane]);
-  return result;
+  for (int lane = 0; i + lane < count; ++lane) f(i + lane, lane);
 }
 
-template <typename T>
-HOST_DEVICE void add_ratios(Block<T>& block, double* totals) {
-  for (int i = 0; i < block.count; ++i) {
-    const Ratio<T> ratio = importance_ratio(block.log_ratio[i]);
-    block.ratio[i] = ratio.value;
-    block.ratio_slope[i] = ratio.slope;
-  }
-  totals[kTotalTokens] += block.count;
-  totals[kTotalRatio] += strided_sum(block.ratio, block.count);
-  totals[kTotalRatioMax] = larger(totals[kTotalRatioMax], static_cast<double>(strided_max(block.ratio, block.count)));
+template <typename Number>
+HOST_DEVICE void add(double* sums, const Lanes<Number>& lanes) {
+  for (int lane = 0; lane < kVectorLanes; ++lane) sums[lane] += static_cast<double>(lanes[lane]);
 }
 
-// Fills value and slope by cost(i), and counts what clip(i) says.
-template <typename T, typename CostOf, typename ClipOf>
-HOST_DEVICE void add_costs(Block<T>& block, double* totals, CostOf cost_of, ClipOf clip_of) {
-  int low = 0, high = 0, dual = 0;
-  for (int i = 0; i < block.count; ++i) {
-    const Cost<T> cost = cost_of(i);
+// Fills value and slope by cost(i, ratio), counts what clip(i, ratio) says, and sums what is known of every token.
+template <bool kBySequence, typename T, typename CostOf, typename ClipOf>
+HOST_DEVICE void add_costs(Block<T>& block, const T* logprob, const T* old_logprob, LaneSums& sums, CostOf cost_of,
+                           ClipOf clip_of) {
+  Lanes<T> moved = {}, ratios = {}, highest = {};  // ratios are never below 0
+  Lanes<int> low = {}, high = {}, dual = {};
+  over_lanes(block.count, [&](int64_t i, int lane) ALWAYS_INLINE {
+    const T log_ratio = logprob[i] - old_logprob[i];
+    Ratio<T> ratio;
+    if (kBySequence)
+      ratio = {block.ratio[i], block.moves[i] != 0};
+    else
+      ratio = importance_ratio(log_ratio);
+    const Cost<T> cost = cost_of(i, ratio);
+    const Clip clip = clip_of(i, ratio.value);
     block.value[i] = cost.value;
     block.slope[i] = cost.slope;
-  }
-  for (int i = 0; i < block.count; ++i) {
-    const Clip clip = clip_of(i);
-    low += clip.low;
-    high += clip.high;
-    dual += clip.dual;
-  }
-  totals[kTotalClipLow] += low;
-  totals[kTotalClipHigh] += high;
-  totals[kTotalClipDual] += dual;
+    moved[lane] += limited(log_ratio) * limited(log_ratio);
+    ratios[lane] += ratio.value;
+    highest[lane] = ratio.value > highest[lane] ? ratio.value : highest[lane];
+    low[lane] += clip.low;
+    high[lane] += clip.high;
+    dual[lane] += clip.dual;
+  });
+  add(sums[kTotalKlOld], moved);
+  add(sums[kTotalRatio], ratios);
+  add(sums[kTotalClipLow], low);
+  add(sums[kTotalClipHigh], high);
+  add(sums[kTotalClipDual], dual);
+  double* maxima = sums[kTotalRatioMax];
+  for (int lane = 0; lane < kVectorLanes; ++lane) maxima[lane] = std::max(maxima[lane], double(highest[lane]));
 }
 
-template <typename T>
-HOST_DEVICE Ratio<T> ratio_at(const Block<T>& block, int i) {
-  return {block.ratio[i], block.ratio_slope[i]};
-}
-
-template <typename T>
-HOST_DEVICE void add_surrogate(Block<T>& block, const PolicyLossSettings<T>& s, double* totals) {
-  const T* advantage = block.advantage;
+template <bool kBySequence, typename T>
+HOST_DEVICE void add_surrogate(Block<T>& block, const PolicyLossInput<T>& input, const PolicyLossSettings<T>& s,
+                               LaneSums& sums) {
+  const T *logprob = input.logprob + block.start, *old_logprob = input.old_logprob + block.start;
+  const T* advantage = input.advantage + block.start;
   switch (s.loss) {
     case LossKind::kPpo:
-      return add_costs(
-          block, totals, [&](int i) { return ppo_cost(ratio_at(block, i), advantage[i], s); },
-          [&](int i) { return ppo_clip(block.ratio[i], advantage[i], s); });
+      return add_costs<kBySequence>(
+          block, logprob, old_logprob, sums,
+          [&](int64_t i, Ratio<T> ratio) ALWAYS_INLINE { return ppo_cost(ratio, advantage[i], s); },
+          [&](int64_t i, T ratio) ALWAYS_INLINE { return ppo_clip(ratio, advantage[i], s); });
     case LossKind::kCispo:
-      return add_costs(
-          block, totals, [&](int i) { return cispo_cost(ratio_at(block, i), advantage[i], block.logprob[i], s); },
-          [&](int i) { return cispo_clip(block.ratio[i], advantage[i], s); });
+      return add_costs<kBySequence>(
+          block, logprob, old_logprob, sums,
+          [&](int64_t i, Ratio<T> ratio) ALWAYS_INLINE { return cispo_cost(ratio, advantage[i], logprob[i], s); },
+          [&](int64_t i, T ratio) ALWAYS_INLINE { return cispo_clip(ratio, advantage[i], s); });
     case LossKind::kSapo:
-      return add_costs(
-          block, totals, [&](int i) { return sapo_cost(ratio_at(block, i), advantage[i], s); },
-          [](int) { return Clip{0, 0, 0}; });
+      return add_costs<kBySequence>(
+          block, logprob, old_logprob, sums,
+          [&](int64_t i, Ratio<T> ratio) ALWAYS_INLINE { return sapo_cost(ratio, advantage[i], s); },
+          [](int64_t, T) ALWAYS_INLINE { return Clip{0, 0, 0}; });
   }
 }
 
 // The truncated importance weight of the sampler, a constant for the gradient.
 template <typename T>
-HOST_DEVICE void weigh(Block<T>& block, const T* old_logprob, const T* sampler_logprob, T truncation, double* totals) {
-  T *gap = block.scratch, *importance = block.other, *weight = block.third;
-  int truncated = 0;
-  for (int i = 0; i < block.count; ++i) {
-    const T difference = sampler_gap(old_logprob[i], sampler_logprob[i]);
-    importance[i] = exponential(limited(difference));
-    weight[i] = importance[i] > truncation ? truncation : importance[i];
-    gap[i] = difference < 0 ? -difference : difference;
-    block.value[i] *= weight[i];
-    block.slope[i] *= weight[i];
-  }
-  for (int i = 0; i < block.count; ++i) truncated += importance[i] > truncation;
-  totals[kTotalGap] += strided_sum(gap, block.count);
-  totals[kTotalWeight] += strided_sum(weight, block.count);
-  totals[kTotalImportance] += strided_sum(importance, block.count);
-  totals[kTotalTruncated] += truncated;
-  for (int i = 0; i < block.count; ++i) importance[i] *= importance[i];
-  totals[kTotalImportanceSquared] += strided_sum(importance, block.count);
+HOST_DEVICE void weigh(Block<T>& block, const PolicyLossInput<T>& input, T truncation, LaneSums& sums) {
+  const T *old_logprob = input.old_logprob + block.start, *sampler_logprob = input.sampler_logprob + block.start;
+  Lanes<T> gaps = {}, weights = {}, importances = {}, squares = {};
+  Lanes<int> truncated = {};
+  over_lanes(block.count, [&](int64_t i, int lane) ALWAYS_INLINE {
+    const T gap = sampler_gap(old_logprob[i], sampler_logprob[i]);
+    const T importance = bounded_exponential(limited(gap));
+    const T weight = importance > truncation ? truncation : importance;
+    block.value[i] *= weight;
+    block.slope[i] *= weight;
+    gaps[lane] += gap < 0 ? -gap : gap;
+    weights[lane] += weight;
+    importances[lane] += importance;
+    squares[lane] += importance * importance;
+    truncated[lane] += importance > truncation;
+  });
+  add(sums[kTotalGap], gaps);
+  add(sums[kTotalWeight], weights);
+  add(sums[kTotalImportance], importances);
+  add(sums[kTotalImportanceSquared], squares);
+  add(sums[kTotalTruncated], truncated);
 }
 
-template <typename T>
-HOST_DEVICE void add_kl(Block<T>& block, const T* ref_logprob, const PolicyLossSettings<T>& s, double* totals) {
+template <KlKind kKind, typename T>
+HOST_DEVICE void add_kl(Block<T>& block, const PolicyLossInput<T>& input, T kl_coef, LaneSums& sums) {
+  const T *logprob = input.logprob + block.start, *ref_logprob = input.ref_logprob + block.start;
   for (int i = 0; i < block.count; ++i) {
-    const Cost<T> kl = kl_cost(block.logprob[i], ref_logprob[i], s.kl);
-    block.scratch[i] = kl.value;
-    block.value[i] += s.kl_coef * kl.value;
-    block.slope[i] += s.kl_coef * kl.slope;
+    const Cost<T> kl = kl_cost(logprob[i], ref_logprob[i], kKind);
+    block.divergence[i] = kl.value;
+    block.value[i] += kl_coef * kl.value;
+    block.slope[i] += kl_coef * kl.slope;
   }
-  totals[kTotalKlRef] += strided_sum(block.scratch, block.count);
+  Lanes<T> divergences = {};
+  over_lanes(block.count, [&](int64_t i, int lane) ALWAYS_INLINE { divergences[lane] += block.divergence[i]; });
+  add(sums[kTotalKlRef], divergences);
 }
 
-// Token log-ratios, and how far the policy has moved by them.
-template <typename T>
-HOST_DEVICE void add_log_ratios(Block<T>& block, const T* old_logprob, double* totals) {
-  for (int i = 0; i < block.count; ++i) {
-    block.log_ratio[i] = block.logprob[i] - old_logprob[i];
-    const T move = limited(block.log_ratio[i]);
-    block.scratch[i] = move * move * T(0.5);
-  }
-  totals[kTotalKlOld] += strided_sum(block.scratch, block.count);
+// Loss and gradient, each token's scaled by scale(i).
+template <typename T, typename ScaleOf>
+HOST_DEVICE void finish(const Block<T>& block, T* gradient, LaneSums& sums, ScaleOf scale_of) {
+  Lanes<T> loss = {};
+  over_lanes(block.count, [&](int64_t i, int lane) ALWAYS_INLINE {
+    loss[lane] += block.value[i] * scale_of(i);
+    gradient[i] = block.slope[i] * scale_of(i);
+  });
+  add(sums[kLossSum], loss);
 }
 
-// Replaces what depends on the sequence: its mean log-ratio, its length. `sequence` is that of the first token, and is
-// moved on to that of the last.
+// Fills what depends on the sequence: its ratio, its length. `sequence` is that of the first token, and is moved on to
+// that of the last.
 template <typename T>
 HOST_DEVICE void look_up_sequences(Block<T>& block, const PolicyLossInput<T>& input, const PolicyLossSettings<T>& s,
-                                   const T* mean_log_ratio, int64_t first, int64_t& sequence) {
+                                   const T* mean_log_ratio, int64_t& sequence) {
   for (int i = 0; i < block.count;) {
-    while (input.offsets[sequence + 1] <= first + i) ++sequence;
-    const int64_t left = input.offsets[sequence + 1] - first;
+    while (input.offsets[sequence + 1] <= block.start + i) ++sequence;
+    const int64_t left = input.offsets[sequence + 1] - block.start;
     const int end = left < block.count ? static_cast<int>(left) : block.count;
+    if (s.sequence_ratio) {
+      const Ratio<T> ratio = importance_ratio(mean_log_ratio[sequence]);
+      std::fill(block.ratio + i, block.ratio + end, ratio.value);
+      std::fill(block.moves + i, block.moves + end, static_cast<T>(ratio.moves));
+    }
     const T length = static_cast<T>(input.offsets[sequence + 1] - input.offsets[sequence]);
-    const T scale = s.sequence_mean ? T(1) / length : T(1);
-    if (s.sequence_ratio) std::fill(block.log_ratio + i, block.log_ratio + end, mean_log_ratio[sequence]);
-    std::fill(block.scale + i, block.scale + end, scale);
+    if (s.sequence_mean) std::fill(block.scale + i, block.scale + end, s.scale / length);
     i = end;
   }
+}
+
+template <typename T>
+HOST_DEVICE void add_block(Block<T>& block, const PolicyLossInput<T>& input, const PolicyLossSettings<T>& s,
+                           T* gradient, LaneSums& sums) {
+  if (s.sequence_ratio)
+    add_surrogate<true>(block, input, s, sums);
+  else
+    add_surrogate<false>(block, input, s, sums);
+  if (input.sampler_logprob) weigh(block, input, s.truncation, sums);
+  if (input.ref_logprob) {
+    switch (s.kl) {
+      case KlKind::kK1:
+        add_kl<KlKind::kK1>(block, input, s.kl_coef, sums);
+        break;
+      case KlKind::kK2:
+        add_kl<KlKind::kK2>(block, input, s.kl_coef, sums);
+        break;
+      case KlKind::kK3:
+        add_kl<KlKind::kK3>(block, input, s.kl_coef, sums);
+        break;
+    }
+  }
+  if (s.sequence_mean)
+    finish(block, gradient + block.start, sums, [&](int64_t i) ALWAYS_INLINE { return block.scale[i]; });
+  else
+    finish(block, gradient + block.start, sums, [&](int64_t) ALWAYS_INLINE { return s.scale; });
+}
+
+HOST_DEVICE void join(const LaneSums& sums, int64_t count, bool sampled, double* totals) {
+  for (int total = 0; total < kNumTotals; ++total) totals[total] = strided_sum(sums[total], kVectorLanes);
+  const double* maxima = sums[kTotalRatioMax];
+  totals[kTotalRatioMax] = *std::max_element(maxima, maxima + kVectorLanes);
+  if (totals[kTotalRatio] != totals[kTotalRatio]) totals[kTotalRatioMax] = totals[kTotalRatio];  // NaN
+  totals[kTotalKlOld] *= 0.5;
+  totals[kTotalTokens] = static_cast<double>(count);
+  if (sampled) return;
+  for (Total total : {kTotalWeight, kTotalImportance, kTotalImportanceSquared}) totals[total] = totals[kTotalTokens];
 }
 
 template <typename T>
@@ -166,47 +216,41 @@ HOST_DEVICE double policy_loss_tokens(const PolicyLossInput<T>& input, const Pol
   const bool by_sequence = s.sequence_ratio || s.sequence_mean;
   const int64_t* end = input.offsets + input.num_sequences + 1;
   int64_t sequence = by_sequence ? std::upper_bound(input.offsets, end, first) - input.offsets - 1 : 0;
-  double loss = 0;
+  LaneSums sums = {};
   Block<T> block;
-  std::fill(block.scale, block.scale + kBlock, T(1));
-  for (int64_t start = first; start < last; start += kBlock) {
-    block.count = static_cast<int>(std::min<int64_t>(kBlock, last - start));
-    block.logprob = input.logprob + start;
-    block.advantage = input.advantage + start;
-    add_log_ratios(block, input.old_logprob + start, totals);
-    if (by_sequence) look_up_sequences(block, input, s, mean_log_ratio, start, sequence);
-    add_ratios(block, totals);
-    add_surrogate(block, s, totals);
-    if (input.sampler_logprob) {
-      weigh(block, input.old_logprob + start, input.sampler_logprob + start, s.truncation, totals);
-    }
-    if (input.ref_logprob) add_kl(block, input.ref_logprob + start, s, totals);
-    for (int i = 0; i < block.count; ++i) block.value[i] *= block.scale[i];
-    for (int i = 0; i < block.count; ++i) gradient[start + i] = block.slope[i] * block.scale[i];
-    loss += strided_sum(block.value, block.count);
+  for (block.start = first; block.start < last; block.start += kBlock) {
+    block.count = static_cast<int>(std::min<int64_t>(kBlock, last - block.start));
+    if (by_sequence) look_up_sequences(block, input, s, mean_log_ratio, sequence);
+    add_block(block, input, s, gradient, sums);
   }
-  if (!input.sampler_logprob) {  // every weight is 1
-    for (Total total : {kTotalWeight, kTotalImportance, kTotalImportanceSquared}) totals[total] = last - first;
+  join(sums, last - first, input.sampler_logprob != nullptr, totals);
+  return strided_sum(sums[kLossSum], kVectorLanes);
+}
+
+template <typename T>
+HOST_DEVICE void mean_log_ratios(const PolicyLossInput<T>& input, int64_t first, int64_t last, T* mean) {
+  for (int64_t s = first; s < last; ++s) {
+    const int64_t begin = input.offsets[s], length = input.offsets[s + 1] - begin;
+    const T *logprob = input.logprob + begin, *old_logprob = input.old_logprob + begin;
+    Lanes<T> sums = {};
+    over_lanes(length, [&](int64_t i, int lane) ALWAYS_INLINE { sums[lane] += logprob[i] - old_logprob[i]; });
+    mean[s] = length > 0 ? strided_sum(sums, kVectorLanes) / static_cast<T>(length) : T(0);
   }
-  return loss;
 }
 
 }  // namespace
 
-template <typename T>
-void mean_log_ratio_cpu(const PolicyLossInput<T>& input, int64_t first, int64_t last, T* mean) {
-  for (int64_t s = first; s < last; ++s) {
-    T sum = 0;
-    for (int64_t i = input.offsets[s]; i < input.offsets[s + 1]; ++i) sum += input.logprob[i] - input.old_logprob[i];
-    const int64_t length = input.offsets[s + 1] - input.offsets[s];
-    mean[s] = length > 0 ? sum / static_cast<T>(length) : T(0);
-  }
+// GCC clones functions, not templates.
+template <>
+CPU_CLONES void mean_log_ratio_cpu(const PolicyLossInput<float>& input, int64_t first, int64_t last, float* mean) {
+  mean_log_ratios(input, first, last, mean);
 }
 
-template void mean_log_ratio_cpu(const PolicyLossInput<float>&, int64_t, int64_t, float*);
-template void mean_log_ratio_cpu(const PolicyLossInput<double>&, int64_t, int64_t, double*);
+template <>
+void mean_log_ratio_cpu(const PolicyLossInput<double>& input, int64_t first, int64_t last, double* mean) {
+  mean_log_ratios(input, first, last, mean);
+}
 
-// GCC clones functions, not templates.
 template <>
 CPU_CLONES double policy_loss_cpu(const PolicyLossInput<float>& input, const PolicyLossSettings<float>& settings,
                                   const float* mean_log_ratio, int64_t first, int64_t last, float* gradient,

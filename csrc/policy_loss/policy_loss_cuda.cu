@@ -55,13 +55,13 @@ HOST_DEVICE float add_token(const PolicyLossInput<float>& input, const PolicyLos
                             const float* mean_log_ratio, int64_t token, float* sums) {
   const float logprob = input.logprob[token], old_logprob = input.old_logprob[token];
   const float advantage = input.advantage[token];
-  float log_ratio = logprob - old_logprob, scale = 1.0f;
+  float log_ratio = logprob - old_logprob, scale = s.scale;
   const float move = limited(log_ratio);
   if (s.sequence_ratio || s.sequence_mean) {
     const int64_t sequence = sequence_of(input.offsets, input.num_sequences, token);
     if (s.sequence_ratio) log_ratio = mean_log_ratio[sequence];
     const float length = static_cast<float>(input.offsets[sequence + 1] - input.offsets[sequence]);
-    if (s.sequence_mean) scale = 1.0f / length;
+    if (s.sequence_mean) scale = s.scale / length;
   }
   const Ratio<float> ratio = importance_ratio(log_ratio);
   Clip clip{0, 0, 0};

@@ -119,24 +119,28 @@ def policy_loss(
     library.refuse_gradient("policy_loss", old_logprob=old_logprob, advantage=advantage)
     if divisor is None:
         divisor = max(logprob.numel() if aggregation == "token_mean" else offsets.numel() - 1, 1)
+    # torch.compile would compile the op anew for every divisor it is given.
+    compiling = torch.compiler.is_compiling()
     value, _, totals = _PolicyLoss.apply(
         logprob, old_logprob, advantage, offsets, ref_logprob, sampler_logprob,
         loss, ratio == "sequence", clip_low, clip_high, clip_dual, tau_positive, tau_negative, kl, kl_coef,
-        truncation, aggregation == "sequence_mean",
+        truncation, aggregation == "sequence_mean", 1.0 if compiling else divisor,
     )  # fmt: skip
-    # Divided here: torch.compile would compile the op anew for every divisor it is given.
-    return PolicyLoss(value / divisor, PolicyLossMetrics(totals))
+    return PolicyLoss(value / divisor if compiling else value, PolicyLossMetrics(totals))
+
+
+CHOICES = {
+    "loss": get_args(LossKind),
+    "ratio": get_args(RatioKind),
+    "kl": get_args(KlKind),
+    "aggregation": get_args(Aggregation),
+}
 
 
 def _check_settings(loss: str, ratio: str, kl: str, aggregation: str, divisor: float | None) -> None:
-    for name, value, kinds in (
-        ("loss", loss, LossKind),
-        ("ratio", ratio, RatioKind),
-        ("kl", kl, KlKind),
-        ("aggregation", aggregation, Aggregation),
-    ):
-        if value not in get_args(kinds):
-            raise ValueError(f"policy_loss: {name}={value!r} is not one of {', '.join(get_args(kinds))}")
+    for name, value in (("loss", loss), ("ratio", ratio), ("kl", kl), ("aggregation", aggregation)):
+        if value not in CHOICES[name]:
+            raise ValueError(f"policy_loss: {name}={value!r} is not one of {', '.join(CHOICES[name])}")
     if aggregation == "constant" and divisor is None:
         raise ValueError("policy_loss: aggregation='constant' needs a divisor")
 
@@ -224,6 +228,7 @@ def _sapo(r: Tensor, advantage: Tensor, tau_positive: float, tau_negative: float
 
 
 @torch.library.register_fake("diva_engine::policy_loss")
+@torch.library.register_fake("diva_engine::policy_loss_forward")
 def _fake(logprob: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return logprob.new_empty(()), torch.empty_like(logprob), logprob.new_empty(len(TOTALS), dtype=torch.float64)
 
@@ -242,16 +247,29 @@ def _scale_gradient(ctx: Any, loss_gradient: Tensor | None, *_: Any) -> tuple[Te
     return None if loss_gradient is None else gradient * loss_gradient, *others
 
 
+def _is_one(tensor: Tensor) -> bool:
+    """Whether a scalar is 1, as far as that can be known without waiting for a device, and nothing is made of it."""
+    if torch.compiler.is_compiling() or type(tensor) is not Tensor:
+        return False
+    return tensor.is_cpu and not tensor.requires_grad and tensor.item() == 1.0
+
+
 class _PolicyLoss(torch.autograd.Function):
     """The op with its gradient. What is registered below does the same, but costs 60 us more a call."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output: tuple[Tensor, Tensor, Tensor] = torch.ops.diva_engine.policy_loss.default(*inputs)
+        output: tuple[Tensor, Tensor, Tensor] = torch.ops.diva_engine.policy_loss_forward.default(*inputs)
         _save_gradient(ctx, inputs, output)
         return output
 
-    backward = staticmethod(_scale_gradient)
+    @staticmethod
+    def backward(ctx: Any, loss_gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if loss_gradient is None or not _is_one(loss_gradient):
+            return _scale_gradient(ctx, loss_gradient)
+        # Usual for a loss: no second gradient is made. Whoever changes this one in place and walks the graph again is
+        # told so by autograd.
+        return ctx.saved_tensors[0], *(None,) * (ctx.num_inputs - 1)
 
 
 torch.library.register_autograd("diva_engine::policy_loss", _scale_gradient, setup_context=_save_gradient)

@@ -14,7 +14,7 @@ from python_tests.ops import test_policy_loss as on_cpu
 SOURCE = "policy_loss/policy_loss_cuda.cu"
 TOLERANCE = 1e-5  # sums are added in another order than on the CPU
 TENSORS = ("logprob", "old_logprob", "advantage", "ref_logprob", "sampler_logprob")
-REALS = ("low", "high", "dual", "tau_positive", "tau_negative", "kl_coef", "truncation")
+REALS = ("low", "high", "dual", "tau_positive", "tau_negative", "kl_coef", "truncation", "scale")
 
 
 class Input(ctypes.Structure):
@@ -51,6 +51,7 @@ def settings_of(chosen):
         tau_negative=chosen.get("tau_negative", 1.05),
         kl_coef=chosen.get("kl_coef", 0.0),
         truncation=chosen.get("truncation", 2.0),
+        scale=1 / chosen["divisor"],
     )
 
 
@@ -72,7 +73,8 @@ def run(library, tensors, chosen):
 
 def differs(library, sizes, chosen) -> bool:
     tensors = on_cpu.batch(sizes, seed=2, dtype=torch.float32)
-    want = on_cpu.call(on_cpu.policy_loss, tensors, chosen | {"divisor": 1.0})
+    chosen = chosen | {"divisor": 0.75}
+    want = on_cpu.call(on_cpu.policy_loss, tensors, chosen)
     pairs = zip(run(library, tensors, chosen), want, strict=True)
     return not all(torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE) for a, b in pairs)
 
@@ -91,7 +93,9 @@ def test_other_shapes_equal_the_cpu(library, sizes):
 def test_wrong_offsets_read_nothing_outside(library):
     tensors = on_cpu.batch([4], dtype=torch.float32)
     tensors["offsets"] = torch.tensor([-7, 3, 99, 1, 50])
-    run(library, tensors, on_cpu.SETTINGS["gspo"])  # the result is void; under a sanitizer a stray read would stop it
+    run(
+        library, tensors, on_cpu.SETTINGS["gspo"] | {"divisor": 1.0}
+    )  # the result is void; under a sanitizer a stray read would stop it
 
 
 FAULTS = {

@@ -103,5 +103,5 @@ def test_are_well_behaved_torch_ops():
     opcheck(ops.spectral_entropy.default, (features, offsets, None))
     tensors = on_cuda(test_policy_loss.batch([3, 0, 7], dtype=torch.float32))
     positional = [tensors[name] for name in ("logprob", "old_logprob", "advantage", "offsets")]
-    chosen = (None, None, "ppo", False, 0.2, 0.2, None, 1.0, 1.05, "k3", 0.1, 2.0, False)
+    chosen = (None, None, "ppo", False, 0.2, 0.2, None, 1.0, 1.05, "k3", 0.1, 2.0, False, 10.0)
     opcheck(ops.policy_loss.default, (*positional, *chosen))
