@@ -10,7 +10,7 @@ namespace diva {
 namespace {
 
 constexpr int64_t kTile = 4;      // rows whose products are summed together
-constexpr int kEigenvalues = 64;  // bisected together, a lane each
+constexpr int kEigenvalues = 64;  // bisected together at most, a lane each
 
 template <typename T>
 struct Matrix {
@@ -120,34 +120,47 @@ HOST_DEVICE void tridiagonalize(Matrix<T>& matrix, int64_t size, std::vector<T>&
   }
 }
 
-// Eigenvalues number first..first+63 in rising order, all of them in [0, 1] but for rounding.
-template <typename T>
+// Eigenvalues number first..first+kCount-1 in rising order, all of them in [0, 1] but for rounding.
+template <int kCount, typename T>
 HOST_DEVICE void bisect(const std::vector<T>& diagonal, const std::vector<T>& coupling_squared, int64_t size,
                         int64_t first, T* eigenvalues) {
-  T low[kEigenvalues], high[kEigenvalues], x[kEigenvalues], pivot[kEigenvalues];
-  int below[kEigenvalues];
-  std::fill(low, low + kEigenvalues, T(0));
-  std::fill(high, high + kEigenvalues, T(1));
+  T low[kCount], high[kCount], x[kCount], pivot[kCount];
+  int below[kCount];
+  std::fill(low, low + kCount, T(0));
+  std::fill(high, high + kCount, T(1));
   for (int step = 0; step < kBisections; ++step) {
-    for (int lane = 0; lane < kEigenvalues; ++lane) {
+    for (int lane = 0; lane < kCount; ++lane) {
       x[lane] = (low[lane] + high[lane]) / 2;
       pivot[lane] = T(1);
       below[lane] = 0;
     }
     for (int64_t i = 0; i < size; ++i) {
       const T entry = diagonal[i], squared = i == 0 ? T(0) : coupling_squared[i - 1];
-      for (int lane = 0; lane < kEigenvalues; ++lane) {
+      for (int lane = 0; lane < kCount; ++lane) {
         pivot[lane] = sturm_pivot(entry, squared, x[lane], pivot[lane]);
       }
-      for (int lane = 0; lane < kEigenvalues; ++lane) below[lane] += pivot[lane] < 0;
+      for (int lane = 0; lane < kCount; ++lane) below[lane] += pivot[lane] < 0;
     }
-    for (int lane = 0; lane < kEigenvalues; ++lane) {
+    for (int lane = 0; lane < kCount; ++lane) {
       const bool is_below = below[lane] > static_cast<int>(first) + lane;
       high[lane] = is_below ? x[lane] : high[lane];
       low[lane] = is_below ? low[lane] : x[lane];
     }
   }
-  for (int lane = 0; lane < kEigenvalues; ++lane) eigenvalues[lane] = (low[lane] + high[lane]) / 2;
+  for (int lane = 0; lane < kCount; ++lane) eigenvalues[lane] = (low[lane] + high[lane]) / 2;
+}
+
+// The next eigenvalues, in as few lanes as hold them: a division a lane is most of the work of a small image.
+template <typename T>
+HOST_DEVICE int64_t next_eigenvalues(const std::vector<T>& diagonal, const std::vector<T>& coupling_squared,
+                                     int64_t size, int64_t first, T* eigenvalues) {
+  const int64_t left = size - first;
+  if (left <= kEigenvalues / 2) {  // not fewer: GCC unrolls loops of 16 and makes no vector code of them
+    bisect<kEigenvalues / 2>(diagonal, coupling_squared, size, first, eigenvalues);
+  } else {
+    bisect<kEigenvalues>(diagonal, coupling_squared, size, first, eigenvalues);
+  }
+  return std::min<int64_t>(kEigenvalues, left);
 }
 
 template <typename Stored, typename T>
@@ -171,8 +184,7 @@ HOST_DEVICE T image_entropy(const Stored* features, int64_t patches, int64_t dim
   double entropy = 0;
   T eigenvalues[kEigenvalues];
   for (int64_t first = 0; first < size; first += kEigenvalues) {
-    bisect(diagonal, coupling, size, first, eigenvalues);
-    const int64_t count = std::min<int64_t>(kEigenvalues, size - first);
+    const int64_t count = next_eigenvalues(diagonal, coupling, size, first, eigenvalues);
     for (int64_t k = 0; k < count; ++k) entropy += entropy_term(static_cast<double>(eigenvalues[k]));
   }
   return static_cast<T>(spread == spread ? entropy : spread);
