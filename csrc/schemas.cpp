@@ -7,7 +7,7 @@
   "(Tensor logprob, Tensor old_logprob, Tensor advantage, Tensor offsets, Tensor? ref_logprob, "                \
   "Tensor? sampler_logprob, str loss, bool sequence_ratio, float clip_low, float clip_high, float? clip_dual, " \
   "float tau_positive, float tau_negative, str kl, float kl_coef, float truncation, bool sequence_mean, float " \
-  "divisor) "                                                                                                   \
+  "divisor=1.0) "                                                                                               \
   "-> (Tensor loss, Tensor gradient, Tensor totals)"
 
 namespace {
