@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "common/lanes.h"
 #include "common/segment.h"
-#include "common/vectorize.h"
 
 namespace diva {
 
@@ -18,9 +18,6 @@ constexpr int kLossSum = kNumTotals;  // the loss is summed like the metrics, be
 using LaneSums = double[kNumTotals + 1][kVectorLanes];
 
 template <typename T>
-using Lanes = T[kVectorLanes];
-
-template <typename T>
 struct Block {
   int64_t start;
   int count;                       // tokens in use, at most kBlock
@@ -28,21 +25,6 @@ struct Block {
   T scale[kBlock];                 // what the token's cost is multiplied with at the end, for sequence means
   T value[kBlock], slope[kBlock], divergence[kBlock];
 };
-
-// Calls f(token, lane). Whole vectors first: their inner loop has no tail.
-template <typename F>
-HOST_DEVICE void over_lanes(int64_t count, F f) {
-  int64_t i = 0;
-  for (; i + kVectorLanes <= count; i += kVectorLanes) {
-    for (int lane = 0; lane < kVectorLanes; ++lane) f(i + lane, lane);
-  }
-  for (int lane = 0; i + lane < count; ++lane) f(i + lane, lane);
-}
-
-template <typename Number>
-HOST_DEVICE void add(double* sums, const Lanes<Number>& lanes) {
-  for (int lane = 0; lane < kVectorLanes; ++lane) sums[lane] += static_cast<double>(lanes[lane]);
-}
 
 // Fills value and slope by cost(i, ratio), counts what clip(i, ratio) says, and sums what is known of every token.
 template <bool kBySequence, typename T, typename CostOf, typename ClipOf>
@@ -68,11 +50,11 @@ HOST_DEVICE void add_costs(Block<T>& block, const T* logprob, const T* old_logpr
     high[lane] += clip.high;
     dual[lane] += clip.dual;
   });
-  add(sums[kTotalKlOld], moved);
-  add(sums[kTotalRatio], ratios);
-  add(sums[kTotalClipLow], low);
-  add(sums[kTotalClipHigh], high);
-  add(sums[kTotalClipDual], dual);
+  add_lanes(sums[kTotalKlOld], moved);
+  add_lanes(sums[kTotalRatio], ratios);
+  add_lanes(sums[kTotalClipLow], low);
+  add_lanes(sums[kTotalClipHigh], high);
+  add_lanes(sums[kTotalClipDual], dual);
   double* maxima = sums[kTotalRatioMax];
   for (int lane = 0; lane < kVectorLanes; ++lane) maxima[lane] = std::max(maxima[lane], double(highest[lane]));
 }
@@ -119,11 +101,11 @@ HOST_DEVICE void weigh(Block<T>& block, const PolicyLossInput<T>& input, T trunc
     squares[lane] += importance * importance;
     truncated[lane] += importance > truncation;
   });
-  add(sums[kTotalGap], gaps);
-  add(sums[kTotalWeight], weights);
-  add(sums[kTotalImportance], importances);
-  add(sums[kTotalImportanceSquared], squares);
-  add(sums[kTotalTruncated], truncated);
+  add_lanes(sums[kTotalGap], gaps);
+  add_lanes(sums[kTotalWeight], weights);
+  add_lanes(sums[kTotalImportance], importances);
+  add_lanes(sums[kTotalImportanceSquared], squares);
+  add_lanes(sums[kTotalTruncated], truncated);
 }
 
 template <KlKind kKind, typename T>
@@ -137,7 +119,7 @@ HOST_DEVICE void add_kl(Block<T>& block, const PolicyLossInput<T>& input, T kl_c
   }
   Lanes<T> divergences = {};
   over_lanes(block.count, [&](int64_t i, int lane) ALWAYS_INLINE { divergences[lane] += block.divergence[i]; });
-  add(sums[kTotalKlRef], divergences);
+  add_lanes(sums[kTotalKlRef], divergences);
 }
 
 // Loss and gradient, each token's scaled by scale(i).
@@ -148,7 +130,7 @@ HOST_DEVICE void finish(const Block<T>& block, T* gradient, LaneSums& sums, Scal
     loss[lane] += block.value[i] * scale_of(i);
     gradient[i] = block.slope[i] * scale_of(i);
   });
-  add(sums[kLossSum], loss);
+  add_lanes(sums[kLossSum], loss);
 }
 
 // Fills what depends on the sequence: its ratio, its length. `sequence` is that of the first token, and is moved on to

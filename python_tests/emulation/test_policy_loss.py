@@ -38,7 +38,15 @@ def library(tmp_path_factory):
 
 
 def settings_of(chosen):
-    chosen = {"loss": "ppo", "kl": "k3", "aggregation": "token_mean", "clip_low": 0.2, "clip_high": 0.2} | chosen
+    defaults = {
+        "loss": "ppo",
+        "kl": "k3",
+        "aggregation": "token_mean",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "divisor": 1.0,
+    }
+    chosen = defaults | chosen
     return Settings(
         loss=["ppo", "cispo", "sapo"].index(chosen["loss"]),
         kl=["k1", "k2", "k3"].index(chosen["kl"]),
