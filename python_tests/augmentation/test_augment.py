@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -278,25 +277,3 @@ def test_it_runs_as_the_documentation_says(place):
         place.server = other
         assert place.run() == 0, "another address of the same model goes on"
     assert len(other.asked) == 22
-
-
-class FullDisk:
-    """`os` as the output's writer sees it, on a disk that takes no more."""
-
-    replace = os.replace
-
-    def fsync(self, number):
-        raise OSError(28, "No space left on device")
-
-
-def test_an_output_that_cannot_be_written_leaves_the_old_one_and_the_journal(place, monkeypatch, capsys):
-    place.output.write_text("the old one")
-    with monkeypatch.context() as patch:
-        patch.setattr("diva_engine.augmentation.output.os", FullDisk())
-        assert place.run() == 2
-    assert "b.jsonl cannot be written (No space left on device); the journal is kept" in capsys.readouterr().err
-    assert place.output.read_text() == "the old one"
-    assert not list(place.folder.glob("*.tmp"))
-    assert place.run() == 0
-    assert set(place.server.counts().values()) == {1}
-    assert len(place.rows()) == 12
