@@ -25,7 +25,8 @@ RANK_LOST_EXIT_CODE = 76
 # Added to a count when its rank ends.
 DONE, FAILED = 1 << 40, 1 << 41
 SIGNALLED_KEY = "diva_engine/rank_watch/signalled"  # how many ranks SIGTERM has reached outside of the loop
-LOST_CONTACT = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "gloo", "nccl", "connection")
+TRANSPORTS = ("gloo", "nccl")  # a refusal may quote one too: a checkpoint that a lost rank left unwritten
+LOST_CONTACT = (*TRANSPORTS, "closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "connection")
 GO_ON = "trainer.load_checkpoint_path=latest goes on from the last checkpoint"
 
 
@@ -42,13 +43,11 @@ def watched_ranks(timeout_s: float) -> Iterator[None]:
     with read_signals([signal.SIGTERM], watch.take_signal):
         try:
             yield
-        except UserError as error:
-            watch.leave(str(error))
-            raise
         except Exception as error:
-            if any(words in str(error).lower() for words in LOST_CONTACT):
+            is_refusal = isinstance(error, UserError)
+            if any(words in str(error).lower() for words in (TRANSPORTS if is_refusal else LOST_CONTACT)):
                 watch.end_if_lost()
-            watch.leave(describe_error(error))
+            watch.leave(str(error) if is_refusal else describe_error(error))
             raise
         except BaseException as ending:  # Ctrl-C, or an exit
             watch.leave(type(ending).__name__)
