@@ -59,6 +59,10 @@ LOSS_MODES = {"token-mean": "token", "seq-mean-token-mean": "seq", "seq-mean-tok
 NO_CRITIC, VIDEOS, VLLM = Ignored("no critic"), Ignored("videos are not read"), Ignored("of vLLM")
 ALWAYS, TORCHRUN = Ignored("always so"), Ignored("torchrun says it")
 SHARDING = Ignored("sharding needs no setting but fsdp_size")
+EASYR1_SHARDING = (  # of worker.actor.fsdp
+    "enable_full_shard", "enable_cpu_offload", "enable_rank0_init", "use_orig_params",
+    "mp_param_dtype", "mp_reduce_dtype", "mp_buffer_dtype",
+)  # fmt: skip
 BY_TOKENS = Ignored("worker.actor.micro_batch_tokens cuts batches by tokens")
 KEPT = Ignored("rollouts.jsonl, the checkpoints and diva_engine.report have it")
 
@@ -73,6 +77,7 @@ VALUES: Mapping[str, Mapping[Any, Any]] = {
 }
 
 EASYR1: Mapping[str, Rule] = {
+    **dict.fromkeys((f"worker.actor.fsdp.{name}" for name in EASYR1_SHARDING), SHARDING),
     "data.video_key": VIDEOS,
     "data.video_fps": VIDEOS,
     "data.format_prompt_path": renamed("data.format_prompt"),
@@ -253,7 +258,6 @@ FOREIGN: Mapping[str, Rule] = {**EASYR1, **DIVA, **VERL, **TRL}
 SECTIONS: Mapping[str, Rule] = {
     "worker.ref.": Ignored("the reference is the starting model"),
     "worker.critic.": NO_CRITIC,
-    "worker.actor.fsdp.": SHARDING,
     "worker.actor.model.override_config.": Only((), "the model folder's own configuration is used"),
     "worker.rollout.val_override_config.": Ignored("validation is greedy, one answer a question"),
     f"{_VERL}.ref.": Ignored("the reference is the starting model"),

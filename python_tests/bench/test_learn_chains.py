@@ -176,6 +176,6 @@ def test_the_second_family_has_its_own_paces_and_stands_in_robustness(tmp_path):
     for job in (job for job in tried if job.method == "grpo"):
         end = 0.9 if (job.per_step, job.lr) == paces[2] else 0.1
         points = [{"rollouts": 640 * i, "all": value, "hard": value} for i, value in enumerate((0.0, end))]
-        folder.write(job, {"points": points})
+        folder.write(job, {"job": vars(job), "points": points})
     chosen = sweeps.with_pace(reported[0], folder, targets)
     assert (chosen.method, chosen.per_step, chosen.lr) == ("grpo", *paces[2])
