@@ -85,7 +85,7 @@ def kill_one(folder, run, rank, step, delay_s):
         return output.read(), lived_s
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 @pytest.mark.timeout(1800)
 def test_a_rank_killed_at_drawn_moments_costs_nothing(tmp_path, capsys):
     folder = write_inputs(tmp_path, num_val=2)
