@@ -11,6 +11,14 @@ from diva_engine.train import train
 from python_tests.models import build_tiny_model
 from python_tests.questions import EVEN_LENGTH_REWARD, write_questions
 
+KL_IN_SEVERAL_STEPS = [  # settings: KL as loss, several optimizer steps a step, trees split
+    "algorithm.disable_kl=false",
+    "algorithm.kl_coef=0.1",
+    "worker.actor.global_batch_size=1",
+    "worker.actor.ppo_epochs=2",
+    "worker.actor.micro_batch_tokens=60",
+]
+
 
 def write_inputs(
     folder: Path, *, num_train: int = 6, num_val: int = 0, reward: str = EVEN_LENGTH_REWARD, **shape: int

@@ -12,17 +12,11 @@ from diva_engine.trainer.checkpoint_files import check
 from python_tests.outcomes import assert_same, outcome_of
 from python_tests.questions import CHANCE_REWARD
 from python_tests.ranks import on_ranks, train_each_noting_tokens
-from python_tests.small_runs import small_settings, write_inputs
+from python_tests.small_runs import KL_IN_SEVERAL_STEPS, small_settings, write_inputs
 
 RUNS = {
     "diva": ["algorithm=diva"],
-    "kl as loss, several optimizer steps, trees split": [
-        "algorithm.disable_kl=false",
-        "algorithm.kl_coef=0.1",
-        "worker.actor.global_batch_size=1",
-        "worker.actor.ppo_epochs=2",
-        "worker.actor.micro_batch_tokens=60",
-    ],
+    "kl as loss, several optimizer steps, trees split": KL_IN_SEVERAL_STEPS,
     "adapters": ["worker.actor.model.lora.rank=4", "worker.actor.optim.lr=1e-3"],
 }
 GROUPS, HALF = "worker.actor.fsdp.fsdp_size=2", "trainer.max_steps=2"

@@ -11,20 +11,14 @@ import pytest
 from python_tests.outcomes import assert_same, rows_of
 from python_tests.questions import CHANCE_REWARD
 from python_tests.ranks import on_ranks, train_each_noting_tokens
-from python_tests.small_runs import small_settings, write_inputs
+from python_tests.small_runs import KL_IN_SEVERAL_STEPS, small_settings, write_inputs
 
 RUNS = {
     "grpo": ["algorithm=grpo"],
     "diva": ["algorithm=diva"],
     "rescue": ["algorithm=rescue", "rescue.probe=2"],
     "durian": ["algorithm=durian", "durian.entropy=spectral"],
-    "kl as loss, several optimizer steps, trees split": [
-        "algorithm.disable_kl=false",
-        "algorithm.kl_coef=0.1",
-        "worker.actor.global_batch_size=1",
-        "worker.actor.ppo_epochs=2",
-        "worker.actor.micro_batch_tokens=60",
-    ],
+    "kl as loss, several optimizer steps, trees split": KL_IN_SEVERAL_STEPS,
     "scored one by one, while others are generated": [
         "algorithm=rescue",
         "rescue.probe=2",
