@@ -52,6 +52,7 @@ from diva_engine.trainer.ledger_files import open_ledger
 from diva_engine.trainer.loop import Preparation, Trainer
 from diva_engine.trainer.metrics import MetricsLogger
 from diva_engine.trainer.policies import find_device, load_whole_policy, open_policy, open_reference, refuse_untrainable
+from diva_engine.trainer.question_draw import QuestionDraw
 from diva_engine.trainer.questions import build_encoder, drop_bad_rows, open_data
 from diva_engine.trainer.random_state import seed_random_state
 from diva_engine.trainer.rank_watch import watched_ranks
@@ -166,14 +167,12 @@ def build_trainer(
         config=config,
         recipe=recipe,
         policy=policy,
-        train_problems=train_problems,
+        questions=QuestionDraw(train_problems, sampler, ledger),
         val_problems=val_problems,
-        sampler=sampler,
         collector=prefetching(collector, config.data.prefetch),
         greedy=collector.with_sampling(replace(collector.sampling, temperature=0.0, top_p=1.0)),
         updater=Updater(policy, recipe.loss, config, num_steps, kl_reference, faults=faults),
         saver=CheckpointSaver(run_dir, policy, config),
-        ledger=ledger,
         logger=open_logger(config, run_dir),
         console=console,
         run_dir=run_dir,

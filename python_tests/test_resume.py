@@ -31,6 +31,7 @@ RESUMED = {name: choose(name) for name in RECIPES} | {
     "kl as loss": KL,
     "dapo, many draws": ["algorithm=dapo", "worker.rollout.n=2", "data.rollout_batch_size=1"],
     "rescue in one stage": [*choose("rescue"), "rescue.dead_by=last_visit", "rescue.shared_std=true"],
+    "solved questions rest": ["algorithm=grpo", "difficulty.rest_solved=2"],
     "calibrated variants": ["algorithm=diva", "variants.calibrate=true", "variants.calibration_pairs=1"],
     "gold in several updates": ["algorithm=gold", "worker.actor.global_batch_size=1"],
     "bfloat16": ["worker.actor.model.torch_dtype=bfloat16"],

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from bench.learn import sweeps
+from bench.learn import paces, sweeps
 from bench.learn.bases import BASES, make_base
 from bench.learn.plots import plot_sweep
 from bench.learn.regimes import REGIMES
@@ -38,15 +38,15 @@ def bases(options: argparse.Namespace, console: Console) -> None:
 def choose(options: argparse.Namespace, console: Console) -> None:
     """Tries the paces, then prints which each method will use."""
     folder, targets = Folder(options.folder), sweeps.read_targets()
-    jobs = _selected(sweeps.choosing_jobs_of(options.sweep, folder, targets), options)
+    jobs = _selected(paces.choosing_jobs_of(options.sweep, folder, targets), options)
     run_jobs(jobs, folder, lambda job: sweeps.stop_of(job, targets), options.workers, console.print)
     for regime, method in dict.fromkeys((job.regime, job.method) for job in jobs):
-        console.print(f"{regime} {method}: {sweeps.choose_pace(regime, method, folder, targets)}")
+        console.print(f"{regime} {method}: {paces.choose_pace(regime, method, folder, targets)}")
 
 
 def run_sweep(options: argparse.Namespace, console: Console) -> None:
     folder, targets = Folder(options.folder), sweeps.read_targets()
-    jobs = [sweeps.with_pace(job, folder, targets) for job in _selected(sweeps.jobs_of(options.sweep), options)]
+    jobs = [paces.with_pace(job, folder, targets) for job in _selected(sweeps.jobs_of(options.sweep), options)]
     run_jobs(jobs, folder, lambda job: sweeps.stop_of(job, targets), options.workers, console.print)
 
 
@@ -82,10 +82,10 @@ def _finished(options: argparse.Namespace) -> tuple[sweeps.Targets, list[Group],
     jobs: dict[Job, Job] = {}
     for job in _selected(sweeps.jobs_to_report(options.sweep), options):
         with contextlib.suppress(LookupError):  # no pace yet: so no run either
-            found = sweeps.with_pace(job, folder, targets)
+            found = paces.with_pace(job, folder, targets)
             jobs.setdefault(replace(found, budget=0), found)  # of a run with two budgets the one named first
     groups = groups_of(list(jobs.values()), folder)
     if not groups:
         raise UserError(f"no run of {options.sweep} is finished in {options.folder}; python -m bench.learn run first")
-    choosing = sweeps.choosing_jobs_of(options.sweep, folder, targets) if options.sweep in ("main", "others") else []
+    choosing = paces.choosing_jobs_of(options.sweep, folder, targets) if options.sweep in ("main", "others") else []
     return targets, groups, groups_of(choosing, folder)

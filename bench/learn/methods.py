@@ -78,4 +78,6 @@ METHODS: Mapping[str, Method] = {
     "rescue_no_probe": RESCUE.but(rescue__dead_by="last_visit"),
     "rescue_prompt": RESCUE.but(hint__inject="question"),
     "rescue_full_probe": RESCUE.but(rescue__probe_solved=4),
+    "rescue_rest": RESCUE.but(difficulty__rest_solved=16),
+    "grpo_rest": GRPO.but(difficulty__rest_solved=16),
 }

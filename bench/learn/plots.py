@@ -57,7 +57,7 @@ def plot_difficulty(sweep: str, groups: Sequence[Group]) -> Path:
 
 
 def label_of(group: Group) -> str:
-    return f"{group.name}, {group.per_step} a step, lr {group.lr:g}"
+    return f"{group.name}, {group.pace}"
 
 
 def plot_surface(sweep: str, groups: Sequence[Group]) -> Path:

@@ -15,6 +15,7 @@ from rich.console import Console
 from bench.harness import environment
 from bench.learn.curve import Reached, area_under_curve, median_reached, time_to_target
 from bench.learn.methods import METHODS
+from bench.learn.paces import Pace, pace_of
 from bench.learn.run import Job
 from bench.learn.sweep import Folder, Results, Targets
 from bench.learn.sweeps import AREA_UNTIL
@@ -30,8 +31,7 @@ class Group:
 
     regime: str
     method: str
-    lr: float
-    per_step: int  # rollouts
+    pace: Pace
     condition: str  # "" for clean references and the whole derivation as reward
     runs: Sequence[Results]
 
@@ -64,12 +64,10 @@ def column(run: Results, name: str) -> list[float]:
 
 def groups_of(jobs: Sequence[Job], folder: Folder) -> list[Group]:
     """The finished runs by regime, method and condition, in the order of the jobs."""
-    found: dict[tuple[str, str, float, int, str], list[Results]] = {}
+    found: dict[tuple[str, str, Pace, str], list[Results]] = {}
     for job in jobs:
         if folder.is_done(job):
-            found.setdefault((job.regime, job.method, job.lr, job.per_step, _condition(job)), []).append(
-                folder.read(job)
-            )
+            found.setdefault((job.regime, job.method, pace_of(job), _condition(job)), []).append(folder.read(job))
     return [Group(*key, runs) for key, runs in found.items()]
 
 
@@ -98,6 +96,7 @@ def target_table(groups: Sequence[Group], name: str, target: float) -> str:
         "method",
         "lr",
         "a step",
+        "prompts an update",
         "references",
         "rollouts",
         "steps",
@@ -112,7 +111,8 @@ def target_table(groups: Sequence[Group], name: str, target: float) -> str:
         reads = "read" if METHODS[group.method].reads_references else "-"
         spent = [group.reached(name, target, by) for by in ("rollouts", "step", "cpu_s")]
         factors = [ratio(grpo, group, name, target, by) for by in ("rollouts", "cpu_s")]
-        rows.append([group.name, f"{group.lr:g}", str(group.per_step), reads, *map(_with_seeds, spent), *factors])
+        pace = [f"{group.pace.lr:g}", str(group.pace.per_step), str(group.pace.per_update or "all")]
+        rows.append([group.name, *pace, reads, *map(_with_seeds, spent), *factors])
     seeds = ", or ".join(dict.fromkeys("seeds " + " ".join(map(str, group.seeds)) for group in groups))
     title = f"{groups[0].regime}, to {name.upper()} {target:.2f}: median [{seeds}]"
     return markdown(title, heads, rows)

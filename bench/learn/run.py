@@ -44,6 +44,7 @@ class Job:
     reward: str = "derivation"  # or "answer": the final number alone
     budget: int = BUDGET
     per_step: int = ROLLOUTS_PER_STEP  # rollouts of a step, at most
+    per_update: int = 0  # prompts of an optimizer step, at most; 0: all of the step's
 
     @property
     def name(self) -> str:
@@ -51,6 +52,7 @@ class Job:
         extras = [self.references] * (self.references != "clean") + [self.reward] * (self.reward != "derivation")
         extras += [str(self.budget)] * (self.budget != BUDGET)
         extras += [f"step{self.per_step}"] * (self.per_step != ROLLOUTS_PER_STEP)
+        extras += [f"update{self.per_update}"] * (self.per_update != 0)
         return "-".join([self.regime, self.method, f"lr{self.lr:g}", f"seed{self.seed}", *extras])
 
 
@@ -156,6 +158,7 @@ def configure(job: Job, base: Path) -> Config:
             "data.seed": job.seed,
             "worker.actor.model.model_path": str(base),
             "worker.actor.optim.lr": job.lr,
+            "worker.actor.global_batch_size": job.per_update,
             "trainer.val_before_train": False,
             "trainer.max_steps": ENDLESS,
         }

@@ -30,6 +30,8 @@ MEASURED: Mapping[str, float | int] = {
 NOTED: Mapping[str, float | int] = {
     "hint_steps": 0,
     "hint_failures": 0,
+    "solved_in_row": 0,
+    "rest": 0,
     "visual_entropy": math.nan,
     "visual_entropy_step": -1,
 }
@@ -50,6 +52,8 @@ class DifficultyLedger:
     last_step: Tensor  # [M] int64, -1 before the first visit
     hint_steps: Tensor  # [M] int64, steps that the next hint shows; 0 before the first hint
     hint_failures: Tensor  # [M] int64, see HintState
+    solved_in_row: Tensor  # [M] int64, visits up to the last whose rollouts were all right
+    rest: Tensor  # [M] int64, how often the question is still passed over
     visual_entropy: Tensor  # [M] float32, NaN before the first look
     visual_entropy_step: Tensor  # [M] int64, step of the last look, -1 before the first
 
@@ -101,6 +105,17 @@ class DifficultyLedger:
         self.visits[rows] += 1
         self.last_step[rows] = step
         self._host.clear()
+        self._let_rest(rows.cpu(), accuracy.cpu() == 1)
+
+    def rests(self, id: str) -> bool:
+        """Whether a question, solved when it was last posed, is to be passed over."""
+        row = self._row.get(id) if self.settings.rest_solved else None
+        return row is not None and int(self.rest[row]) > 0
+
+    def pass_over(self, ids: Sequence[str]) -> None:
+        """Questions that rest were met and not posed."""
+        if ids:
+            self.rest[[self._row[id] for id in ids]] -= 1
 
     def was_dead(self, problem: Problem) -> bool:
         """Whether the question's last visit had no right rollout."""
@@ -163,14 +178,23 @@ class DifficultyLedger:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._row = {id: row for row, id in enumerate(state["ids"])}
+        # A checkpoint may be older than what plans note: then nothing is known of it.
+        blank = {name: torch.tensor(value).expand(len(self._row)) for name, value in NOTED.items()}
         for name in COLUMNS:
-            column = state.get(name, torch.empty(0))
+            column = (blank | dict(state)).get(name, torch.empty(0))
             if len(column) != len(self._row):
                 rows = f"{len(column)} rows for {len(self._row)} questions"
                 raise UserError(f"the ledger's {name} has {rows}; take another checkpoint")
             setattr(self, name, column.to(self._device_of(name), copy=True))
         self.effects.load_state_dict(state.get("effects", {}))
         self._host.clear()
+
+    def _let_rest(self, rows: Tensor, is_solved: Tensor) -> None:
+        """A question rests once after its first solved visit, twice as long after each further one in a row."""
+        in_row = torch.where(is_solved, self.solved_in_row[rows] + 1, 0)
+        doubled = 2 ** (in_row - 1).clamp(0, 30)
+        self.solved_in_row[rows] = in_row
+        self.rest[rows] = torch.where(is_solved, doubled, 0).clamp(max=self.settings.rest_solved)
 
     def _device_of(self, name: str) -> torch.device:
         return self._device if name in MEASURED else torch.device("cpu")

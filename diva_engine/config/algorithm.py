@@ -49,6 +49,12 @@ class DifficultyConfig:
     low: float = setting(1.0, "lowest level", low=1)
     high: float = setting(9.0, "highest level", high=9)
     accuracy_over: Literal["all", "originals", "variants"] = setting("all", "whose accuracy drives the difficulty")
+    rest_solved: int = setting(
+        0,
+        "most times that a question is passed over after its rollouts were all right: once at first, twice as often "
+        "after each such visit in a row; 0: never",
+        low=0,
+    )
     warm_start: str = setting(
         "", "ledger of another run to start from, as `python -m diva_engine.report --ledger` writes it"
     )

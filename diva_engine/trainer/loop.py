@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diva_engine.algorithm.difficulty import DifficultyLedger
 from diva_engine.algorithm.plans import PlanContext, no_more_questions
 from diva_engine.algorithm.recipes.recipe import Recipe
 from diva_engine.algorithm.variants import always_drawable
 from diva_engine.config import Config
-from diva_engine.data.sampler import QuestionSampler
 from diva_engine.distributed import current_world, gather_from_all, sum_over_all
 from diva_engine.policy.model import Policy
 from diva_engine.policy.weights import full_weights
@@ -26,6 +24,7 @@ from diva_engine.trainer.faults import FaultLog, StepFailed
 from diva_engine.trainer.heartbeat import Heartbeat
 from diva_engine.trainer.lookahead import probable_requests
 from diva_engine.trainer.metrics import MetricsLogger
+from diva_engine.trainer.question_draw import QuestionDraw
 from diva_engine.trainer.run_progress import Progress, closing_line, summary_of
 from diva_engine.trainer.run_state import load_run_state, run_state
 from diva_engine.trainer.signals import StopAsked, Stopped, StopRequest, catch_stop_signals
@@ -47,14 +46,12 @@ class Trainer:
     config: Config
     recipe: Recipe
     policy: Policy
-    train_problems: Sequence[Problem]
+    questions: QuestionDraw
     val_problems: Sequence[Problem]
-    sampler: QuestionSampler
     collector: Collector
     greedy: Collector  # the same parts, sampling greedily: for held-out accuracy
     updater: Updater
     saver: CheckpointSaver
-    ledger: DifficultyLedger
     logger: MetricsLogger
     console: Console
     run_dir: Path
@@ -141,9 +138,9 @@ class Trainer:
     def _train_step(self, stopwatch: Stopwatch) -> dict[str, float]:
         self._stop_if_asked()
         step = self.progress.step
-        problems = [self.train_problems[i] for i in self.sampler.next_batch()]
-        level = self.ledger.mean_difficulty(problems)
-        context = self._context(step, self._draw_more)
+        problems = self.questions.next_step()
+        level = self.questions.ledger.mean_difficulty(problems)
+        context = self._context(step, self.questions.more)
         self._prefetch_next()
         collected = self.collector.collect(self.recipe.plan(problems, context), step, stopwatch)
         self._stop_if_asked()
@@ -156,7 +153,7 @@ class Trainer:
         self._stop_if_asked()
         with stopwatch.phase("update"):
             updated = self.updater.update(trained, credit)
-        self.ledger.observe(collected.asked, step)
+        self.questions.ledger.observe(collected.asked, step)
         with stopwatch.phase("sync"):
             self.collector.engine.update_weights(step + 1, full_weights(self.policy))
         draw, shown = derive_random(self.config.data.seed, "rollouts to log", step), self.config.trainer.rollouts_to_log
@@ -175,14 +172,13 @@ class Trainer:
         }
 
     def _context(self, step: int, draw_more: Callable[[int], list[Problem]]) -> PlanContext:
-        return PlanContext(self.config, self.ledger, step, draw_more, is_drawable=self.is_drawable)
+        return PlanContext(self.config, self.questions.ledger, step, draw_more, is_drawable=self.is_drawable)
 
     def _prefetch_next(self) -> None:
         """Has the next step's prompts encoded while this one generates and learns."""
         step = self.progress.step + 1
         if self.config.data.prefetch and step < self.num_steps:
-            problems = (self.train_problems[i] for i in self.sampler.peek_batch())
-            requests = probable_requests(self.recipe, problems, self._context(step, no_more_questions))
+            requests = probable_requests(self.recipe, self.questions.peek(), self._context(step, no_more_questions))
             self.collector.prefetch(requests, step)
 
     def _prepare(self, groups: list[ScoredGroup], stopwatch: Stopwatch) -> tuple[list[ScoredGroup], dict[str, float]]:
@@ -202,9 +198,6 @@ class Trainer:
             note_skipped(self.run_dir, when, reasons)
             self.console.note(f"prompts that cannot be posed are left out; {self.run_dir}/skipped_prompts.txt says why")
         return len(reasons)
-
-    def _draw_more(self, count: int) -> list[Problem]:
-        return [self.train_problems[i] for i in self.sampler.draw_more(count)]
 
     def _advance(self, metrics: dict[str, float], stopwatch: Stopwatch) -> None:
         """Counts the step and logs it."""
@@ -272,11 +265,11 @@ class Trainer:
         return str(self.saver.path_of(self.progress.step))
 
     def state_dict(self) -> dict[str, Any]:
-        return run_state(self.progress, self.sampler, self.ledger, self.updater)
+        return run_state(self.progress, self.questions.sampler, self.questions.ledger, self.updater)
 
     def resume(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint whose weights the policy has. A collective call."""
-        self.progress = load_run_state(checkpoint, self.sampler, self.ledger, self.updater)
+        self.progress = load_run_state(checkpoint, self.questions.sampler, self.questions.ledger, self.updater)
         self.collector.engine.update_weights(self.progress.step, full_weights(self.policy))
         self.logger.resume(self.progress.step)
         if current_world().is_first:

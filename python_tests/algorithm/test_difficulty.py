@@ -185,3 +185,13 @@ def test_a_damaged_state_is_refused():
     state = DifficultyLedger(DifficultyConfig()).state_dict() | {"ids": ["a"]}
     with pytest.raises(UserError, match="has 0 rows for 1 questions"):
         DifficultyLedger(DifficultyConfig()).load_state_dict(state)
+
+
+def test_a_state_from_before_a_column_was_kept_is_taken():
+    ledger = DifficultyLedger(DifficultyConfig())
+    ledger.observe(GROUPS, step=0)
+    state = {name: value for name, value in ledger.state_dict().items() if name not in ("rest", "solved_in_row")}
+    other = DifficultyLedger(DifficultyConfig())
+    other.load_state_dict(state)
+    assert other.rest.tolist() == other.solved_in_row.tolist() == [0, 0]
+    assert other.difficulty.tolist() == ledger.difficulty.tolist()

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from bench.learn import chains, sweeps
+from bench.learn import chains, paces, sweeps
 from bench.learn.bases import BASES, CHAINS, CHAINS_HURRIED
 from bench.learn.chains import TOTALS, Chain, draw_chain, to_problem
 from bench.learn.methods import COMMON
@@ -164,18 +164,20 @@ def test_rewards_of_hand_written_answers():
         assert [(s.accuracy, s.format, round(s.reward, 6)) for s in scores] == [row[number] for row in answers.values()]
 
 
-def test_the_second_family_has_its_own_paces_and_stands_in_robustness(tmp_path):
-    reported = [job for job in sweeps.jobs_of("robustness") if job.regime == "chains"]
+def test_the_second_family_has_its_own_paces_and_stands_in_main_alone(tmp_path):
+    reported = [job for job in sweeps.jobs_of("main") if job.regime == "chains"]
     assert {(job.method, job.seed) for job in reported} == {
-        (method, seed) for method in sweeps.MAIN for seed in sweeps.REPORTED_SEEDS
+        (method, seed) for method in paces.MAIN for seed in sweeps.REPORTED_SEEDS
     }
-    tried = [job for job in sweeps.choosing_jobs((*sweeps.MAIN, "dapo")) if job.regime == "chains"]
-    paces = [(per_step, lr) for per_step in sweeps.STEP_SIZES for lr in sweeps.LEARNING_RATES]
-    assert {(job.method, job.per_step, job.lr) for job in tried} == {(m, *pace) for m in sweeps.MAIN for pace in paces}
+    assert all("chains" not in {job.regime for job in sweeps.jobs_of(name)} for name in sweeps.SWEEPS if name != "main")
+    tried = [job for job in paces.choosing_jobs((*paces.MAIN, "dapo")) if job.regime == "chains"]
+    assert {(job.method, paces.pace_of(job)) for job in tried} == {
+        (m, pace) for m in paces.MAIN for pace in paces.PACES
+    }
     folder, targets = Folder(tmp_path), sweeps.read_targets()
     for job in (job for job in tried if job.method == "grpo"):
-        end = 0.9 if (job.per_step, job.lr) == paces[2] else 0.1
+        end = 0.9 if paces.pace_of(job) == paces.PACES[-1] else 0.1
         points = [{"rollouts": 640 * i, "all": value, "hard": value} for i, value in enumerate((0.0, end))]
         folder.write(job, {"job": vars(job), "points": points})
-    chosen = sweeps.with_pace(reported[0], folder, targets)
-    assert (chosen.method, chosen.per_step, chosen.lr) == ("grpo", *paces[2])
+    chosen = paces.with_pace(reported[0], folder, targets)
+    assert (chosen.method, paces.pace_of(chosen)) == ("grpo", paces.Pace(128, 2.5e-5, per_update=4))

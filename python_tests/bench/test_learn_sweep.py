@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bench.learn import regimes, sweeps
+from bench.learn import paces, regimes, sweeps
 from bench.learn.methods import METHODS, N
 from bench.learn.report import compact, groups_of, ratio
 from bench.learn.run import Job, Stop, configure, run
@@ -82,8 +82,8 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(folder, tmp_path):
 
 def test_a_sweep_reads_the_reported_rates_from_the_choosing_runs(tmp_path, monkeypatch):
     folder, targets = Folder(tmp_path), {name: {"all": 0.5, "hard": 0.5} for name in sweeps.REGIMES}
-    curves = {5e-5: [0.1, 0.2, 0.3], 1e-4: [0.1, 0.6, 0.7], 2e-4: [0.1, 0.2, 0.6]}
-    for job in sweeps.choosing_jobs(["grpo"]):
+    curves = {2.5e-5: [0.1, 0.1, 0.1], 5e-5: [0.1, 0.2, 0.3], 1e-4: [0.1, 0.6, 0.7], 2e-4: [0.1, 0.2, 0.6]}
+    for job in paces.choosing_jobs(["grpo"]):
         points = [
             {
                 "rollouts": 640 * i + job.per_step - 64,  # half a step is better, all else alike
@@ -97,19 +97,17 @@ def test_a_sweep_reads_the_reported_rates_from_the_choosing_runs(tmp_path, monke
             for i, value in enumerate(curves[job.lr])
         ]
         folder.write(job, {"job": vars(job), "points": points, "surface": []})
-    assert sweeps.choose_pace("gap", "grpo", folder, targets) == sweeps.Pace(64, 1e-4)
-    jobs = [sweeps.with_pace(job, folder, targets) for job in sweeps.jobs_of("ablations") if job.method == "grpo_rrb"]
-    assert {(job.per_step, job.lr, job.seed) for job in jobs} == {(64, 1e-4, seed) for seed in sweeps.REPORTED_SEEDS}
-    paces = {(job.per_step, job.lr) for job in sweeps.jobs_of("paces") if job == sweeps.with_pace(job, folder, targets)}
-    assert paces == {(per_step, lr) for per_step in sweeps.STEP_SIZES for lr in sweeps.LEARNING_RATES}
-    assert not {job.seed for job in jobs} & set(sweeps.CHOOSING_SEEDS)
+    assert paces.choose_pace("gap", "grpo", folder, targets) == paces.Pace(64, 1e-4)
+    jobs = [paces.with_pace(job, folder, targets) for job in sweeps.jobs_of("ablations") if job.method == "grpo_rrb"]
+    reported = {(paces.pace_of(job), job.seed) for job in jobs}
+    assert reported == {(paces.Pace(64, 1e-4), seed) for seed in sweeps.REPORTED_SEEDS}
+    kept = [job for job in sweeps.jobs_of("paces") if job == paces.with_pace(job, folder, targets)]
+    assert {paces.pace_of(job) for job in kept} == set(paces.PACES)
+    assert not {job.seed for job in jobs} & set(paces.CHOOSING_SEEDS)
     with pytest.raises(LookupError, match="no learning rate of rescue in gap was tried"):
-        sweeps.choose_pace("gap", "rescue", folder, targets)
-    followers = [job for job in sweeps.choosing_jobs(sweeps.OTHERS) if sweeps.STEP_SIZE_OF[job.method] == "grpo"]
-    assert {job.per_step for job in followers} == set(sweeps.STEP_SIZES)
-    slow, fast = groups_of(
-        [job for job in sweeps.choosing_jobs(["grpo"], [64]) if job.regime == "gap" and job.lr != 2e-4][::-1], folder
-    )
+        paces.choose_pace("gap", "rescue", folder, targets)
+    tried = [job for job in paces.choosing_jobs(["grpo"]) if job.regime == "gap" and job.per_step == 64]
+    slow, fast = groups_of([job for job in tried if job.lr != 2e-4][::-1], folder)
     assert ratio(slow, fast, "all", 0.5, "rollouts") == ">=2.5x"  # at least 1,280 against 640 * 0.8
     assert ratio(fast, slow, "all", 0.5, "rollouts") == "-"
     assert compact(fast.runs[0])["all"] == [0.1, 0.6, 0.7]
@@ -119,18 +117,19 @@ def test_no_method_may_ask_more_than_a_step_has(folder):
     prompts = {"diva": lambda config: 1 + config.variants.num, "hint_grpo": lambda config: config.hint_grpo.groups,
                "dapo": lambda config: config.dapo.max_draws}  # fmt: skip
     for name, method in METHODS.items():
-        for per_step in sweeps.STEP_SIZES:
-            config = configure(Job("gap", name, 1e-4, 0, per_step=per_step), folder.base("gap"))
+        for pace in paces.PACES:
+            config = configure(pace.of(Job("gap", name, 1e-4, 0)), folder.base("gap"))
             prompts_each = prompts.get(method.recipe, lambda config: 1)(config)
             asked = config.data.rollout_batch_size * N * prompts_each
-            assert per_step - 2 * N <= asked <= per_step, name
+            assert pace.per_step - 2 * N <= asked <= pace.per_step, name
+            assert config.worker.actor.global_batch_size == pace.per_update
 
 
 def test_ablations_share_the_rate_of_their_method():
-    assert [sweeps.owner(name) for name in ("rescue_prompt", "diva_no_rrb", "grpo_rrb", "gold")] == [
+    assert [paces.owner(name) for name in ("rescue_prompt", "diva_no_rrb", "grpo_rrb", "gold")] == [
         "rescue", "diva", "grpo", "gold",
     ]  # fmt: skip
-    ablated = {method for methods in sweeps.ABLATIONS.values() for method in methods}
+    ablated = {method for methods in paces.ABLATIONS.values() for method in methods}
     assert ablated <= set(METHODS)
 
 
@@ -147,8 +146,8 @@ def test_a_report_shows_what_a_sweep_is_held_against():
         own = {job.method for job in sweeps.jobs_of(sweep)}
         assert {job.method for job in sweeps.jobs_to_report(sweep)} == own | set(beside)
         assert sweeps.jobs_to_report(sweep)[-len(sweeps.jobs_of(sweep)) :] == sweeps.jobs_of(sweep)
-    paces = {(job.method, job.per_step, job.lr) for job in sweeps.jobs_to_report("main")}
-    assert {("grpo", per_step, lr) for per_step in sweeps.STEP_SIZES for lr in sweeps.LEARNING_RATES} < paces
+    shown = {(job.method, paces.pace_of(job)) for job in sweeps.jobs_to_report("main")}
+    assert {("grpo", pace) for pace in paces.PACES} < shown
 
 
 def test_every_sweep_runs_every_reported_seed():
