@@ -26,9 +26,11 @@ def is_resting(state: HintState, settings: RescueConfig) -> bool:
 
 
 def after_rest(state: HintState, settings: RescueConfig) -> HintState:
-    """The state after a visit without a hint; after `rest` of them hints are tried anew."""
+    """The state after a visit without a hint; after `rest` of them one more hint is tried, and if it fails too the
+    question rests again: references that never help cost one visit in `rest` + 1."""
     failures = state.failures + 1
-    return replace(state, failures=0 if failures >= settings.patience + settings.rest else failures)
+    has_rested = failures >= settings.patience + settings.rest
+    return replace(state, failures=settings.patience - 1 if has_rested else failures)
 
 
 def after_hint(state: HintState, most_steps: int, accuracy: float, settings: RescueConfig) -> HintState:

@@ -1,5 +1,7 @@
 """Hints grow by half the way after failure, shrink by a third after success, and rest after repeated failure."""
 
+from dataclasses import replace
+
 import pytest
 
 from diva_engine.algorithm.hint_control import HintState, after_hint, after_rest, first_hint, is_resting
@@ -30,17 +32,33 @@ def test_the_first_hint_is_the_longest():
     assert first_hint(HintState(2, 1), 6) == HintState(2, 1)
 
 
-def test_after_three_failures_of_the_longest_hint_a_question_rests_then_is_tried_again():
+def hinted_visits(settings, count):
+    """Which of `count` visits of a question get a hint whose every hint fails."""
+    state, hinted = HintState(5), []
+    for visit in range(count):
+        if is_resting(state, settings):
+            state = after_rest(state, settings)
+        else:
+            state = after_hint(state, 5, 0.0, settings)
+            hinted.append(visit)
+    return hinted
+
+
+@pytest.mark.parametrize(
+    ("patience", "rest", "expected"), [(3, 4, [0, 1, 2, 7, 12, 17]), (1, 2, [0, 3, 6, 9, 12, 15]), (2, 9, [0, 1, 11])]
+)
+def test_after_failures_of_the_longest_hint_a_question_rests_and_then_gets_one_try(patience, rest, expected):
+    assert hinted_visits(replace(SETTINGS, patience=patience, rest=rest), 18) == expected
+
+
+def test_a_success_after_a_rest_gives_back_all_the_patience():
     state = HintState(5)
-    for _ in range(3):
-        assert not is_resting(state, SETTINGS)
+    while not is_resting(state, SETTINGS):
         state = after_hint(state, 5, 0.0, SETTINGS)
-    visits = 0
     while is_resting(state, SETTINGS):
         state = after_rest(state, SETTINGS)
-        visits += 1
-    assert visits == SETTINGS.rest
-    assert state == HintState(5, 0)
+    assert state == HintState(5, SETTINGS.patience - 1)
+    assert after_hint(state, 5, 0.25, SETTINGS) == HintState(5, 0)
 
 
 def test_a_success_forgets_the_failures():
