@@ -11,9 +11,10 @@ from rich.console import Console
 
 from bench.learn import paces, sweeps
 from bench.learn.bases import BASES, make_base
+from bench.learn.groups import Group, groups_of
 from bench.learn.plots import plot_sweep
 from bench.learn.regimes import REGIMES
-from bench.learn.report import Group, groups_of, print_report, write_results
+from bench.learn.report import print_report, write_results
 from bench.learn.run import Job, run
 from bench.learn.sweep import Folder, run_jobs
 from diva_engine.records import UserError

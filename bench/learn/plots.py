@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.learn.report import RESULTS, Group, column
+from bench.learn.groups import Group, column
+from bench.learn.report import RESULTS
 from bench.learn.sweep import Targets
 from diva_engine.records import UserError
 

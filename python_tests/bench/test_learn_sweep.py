@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from bench.learn import paces, regimes, sweeps
+from bench.learn.groups import groups_of
 from bench.learn.methods import METHODS, N
-from bench.learn.report import compact, groups_of, ratio
+from bench.learn.report import compact
 from bench.learn.run import Job, Stop, configure, run
 from bench.learn.sweep import Folder, run_jobs
+from bench.learn.tables import against_table, ratio, summary_table
 from diva_engine.demo.model import make_model, make_tokenizer, save_model_folder
 
 JOBS = [Job("gap", method, 1e-4, 7, budget=128) for method in ("grpo", "rescue")]
@@ -111,6 +114,13 @@ def test_a_sweep_reads_the_reported_rates_from_the_choosing_runs(tmp_path, monke
     assert ratio(slow, fast, "all", 0.5, "rollouts") == ">=2.5x"  # at least 1,280 against 640 * 0.8
     assert ratio(fast, slow, "all", 0.5, "rollouts") == "-"
     assert compact(fast.runs[0])["all"] == [0.1, 0.6, 0.7]
+    assert summary_table([fast, slow], targets).splitlines()[-1] == "| grpo | 512 / 512 |", "the pace named first"
+    assert summary_table([slow, fast], targets).splitlines()[-1] == "| grpo | >=1,280 / >=1,280 |"
+    lines = against_table([fast, replace(slow, method="diva")], targets, "grpo", ["diva", "gold"]).splitlines()
+    assert lines[-4:] == [
+        "| fewer rollouts than diva | >=2.5x / >=2.5x |", "| less CPU time than diva | >=2.5x / >=2.5x |",
+        "| fewer rollouts than gold | - |", "| less CPU time than gold | - |",
+    ]  # fmt: skip
 
 
 def test_no_method_may_ask_more_than_a_step_has(folder):
