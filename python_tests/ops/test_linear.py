@@ -12,6 +12,9 @@ CASES = {  # leading shape of the states, K, N, bias
     "one row": ((1,), 8, 5, True),
     "many rows": ((300,), 96, 40, False),
     "batch of sequences": ((3, 7), 64, 128, True),
+    "just below oneDNN": ((2, 62), 250, 258, True),
+    "just above oneDNN": ((2, 63), 250, 258, True),
+    "large, no bias": ((500,), 160, 200, False),
     "no rows": ((0,), 8, 5, True),
 }
 
@@ -35,14 +38,27 @@ def test_values_and_gradients_are_the_definitions(case: str) -> None:
     tensors = make(case)
     exact = results(linear_reference, [None if t is None else t.detach().double().requires_grad_() for t in tensors])
     for found, expected in zip(results(linear, tensors), exact, strict=True):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        # Sums of up to 500 products of about 1 each.
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=5e-5)
 
 
-def test_float32_on_this_processor_takes_onednn() -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_without_gradients_the_values_are_the_same_bits(case: str) -> None:
+    tensors = make(case)
+    with_gradient = linear(*tensors)
+    with torch.no_grad():
+        without = linear(*tensors)
+    assert torch.equal(without, with_gradient)
+    assert without.shape == with_gradient.shape
+
+
+@pytest.mark.parametrize(("case", "is_large"), [("just below oneDNN", False), ("just above oneDNN", True)])
+def test_large_float32_products_on_this_processor_take_onednn(case: str, is_large: bool) -> None:
     if not linear_module._HAS_ONEDNN:
         pytest.skip("this torch has no oneDNN for this processor")
-    states, weight, bias = make("many rows")
-    assert "OneDnnLinear" in type(linear(states, weight, bias).grad_fn.next_functions[0][0]).__name__
+    graph = linear(*make(case)).grad_fn
+    names = [type(node).__name__ for node in (graph, *(node for node, _ in graph.next_functions))]
+    assert any("OneDnnLinear" in name for name in names) == is_large
 
 
 def test_other_types_are_torchs_own() -> None:
