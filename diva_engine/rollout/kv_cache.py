@@ -15,52 +15,46 @@ _GROWTH = 64  # smallest number of places by which a full cache grows
 
 
 class KeyValueCache:
-    """N answers to B prompts of L places; per layer [B, heads, L, head size] and [N, heads, capacity, head size].
+    """N answers to B prompts of L places; per layer [B, heads, L, head size] and [N, 2 * heads, capacity, head size].
 
-    `heads` counts key-value heads. The answers are sorted by prompt, and all have the same number of places filled.
+    `heads` counts key-value heads; of an answer's, the keys come first, then the values. The answers are sorted by
+    prompt, and all have the same number of places filled.
     """
 
     def __init__(self, prompts: Prefill, prompt_of_answer: Tensor) -> None:
         """prompt_of_answer [N] int64, ascending: index of each answer's prompt."""
         self._prompt_keys, self._prompt_values = prompts.keys, prompts.values
         self._prompt_bias = _padding_bias(prompts.mask, prompts.keys[0].dtype)
-        num_heads, _, head_size = prompts.keys[0].shape[1:]
-        shape = (len(prompt_of_answer), num_heads, _GROWTH, head_size)
-        self._keys = [keys.new_empty(shape) for keys in prompts.keys]
-        self._values = [values.new_empty(shape) for values in prompts.values]
+        self._num_heads, _, head_size = prompts.keys[0].shape[1:]
+        shape = (len(prompt_of_answer), 2 * self._num_heads, _GROWTH, head_size)
+        self._own = [keys.new_empty(shape) for keys in prompts.keys]
         self._length = 0
         self._arrange(prompt_of_answer)
 
     def open_place(self) -> None:
         """Make room for the next token of every answer."""
-        if self._length == self._keys[0].shape[2]:
-            self._keys = [_grown(keys) for keys in self._keys]
-            self._values = [_grown(values) for values in self._values]
+        if self._length == self._own[0].shape[2]:
+            self._own = [_grown(own) for own in self._own]
         self._length += 1
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Put key and value [N, heads, head size] at the open place, and let each answer see its prompt and itself.
+    def attend(self, layer: int, query: Tensor, key_and_value: Tensor) -> Tensor:
+        """Put key and value [N, 2 * heads, head size] at the open place, and let each answer see its prompt and itself.
 
-        query [N, heads, queries, head size] -> the same shape; the query heads that share a key stand side by side.
+        query [N, queries, heads, head size] -> the same shape; `queries` query heads share each key head.
         """
-        self._keys[layer][:, :, self._length - 1] = key
-        self._values[layer][:, :, self._length - 1] = value
-        own_keys = self._keys[layer][:, :, : self._length]
-        own_values = self._values[layer][:, :, : self._length]
-        query = query * query.shape[-1] ** -0.5
-        prompt_scores = self._to_slots(query) @ self._prompt_keys[layer].transpose(2, 3)
-        if self._prompt_bias is not None:
-            prompt_scores += self._prompt_bias
-        scores = torch.cat([self._to_answers(prompt_scores), query @ own_keys.transpose(2, 3)], dim=-1)
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        prompt_weights, own_weights = weights.split([scores.shape[-1] - self._length, self._length], dim=-1)
-        of_prompt = self._to_answers(self._to_slots(prompt_weights) @ self._prompt_values[layer])
-        return of_prompt + own_weights @ own_values
+        self._own[layer][:, :, self._length - 1] = key_and_value
+        own_keys, own_values = self._own[layer][:, :, : self._length].split(self._num_heads, dim=1)
+        of_own, own_log_sum = _attend(query, own_keys, own_values, None)
+        of_prompt, prompt_log_sum = _attend(
+            self._to_slots(query), self._prompt_keys[layer], self._prompt_values[layer], self._prompt_bias
+        )
+        of_prompt, prompt_log_sum = self._to_answers(of_prompt), self._to_answers(prompt_log_sum)
+        share_of_prompt = (prompt_log_sum - own_log_sum).sigmoid()
+        return of_own.lerp(of_prompt, share_of_prompt.to(of_own.dtype)[..., None])
 
     def keep(self, answers: Tensor) -> None:
         """Drop all but `answers` (indices, ascending), and the prompts that are left without an answer."""
-        self._keys = [keys[answers] for keys in self._keys]
-        self._values = [values[answers] for values in self._values]
+        self._own = [own[answers] for own in self._own]
         prompts, prompt_of_answer = self._prompt_of_answer[answers].unique(return_inverse=True)
         if len(prompts) < len(self._prompt_keys[0]):
             self._prompt_keys = [keys[prompts] for keys in self._prompt_keys]
@@ -72,22 +66,50 @@ class KeyValueCache:
         """Give each answer a slot of its prompt; every prompt has as many slots as the largest group has answers."""
         num_answers, num_prompts = len(prompt_of_answer), len(self._prompt_keys[0])
         sizes = prompt_of_answer.bincount(minlength=num_prompts)
+        num_slots = int(sizes.max())
         first_of_prompt = sizes.cumsum(0) - sizes
         numbers = torch.arange(num_answers, device=prompt_of_answer.device)
         self._prompt_of_answer = prompt_of_answer
-        self._slot_of_answer = numbers - first_of_prompt[prompt_of_answer]
+        self._slot_of_answer = prompt_of_answer * num_slots + numbers - first_of_prompt[prompt_of_answer]
         # Slots left over repeat answer 0; nothing reads what they compute.
-        self._answer_of_slot = numbers.new_zeros(num_prompts, int(sizes.max()))
-        self._answer_of_slot[prompt_of_answer, self._slot_of_answer] = numbers
+        self._answer_of_slot = numbers.new_zeros(num_prompts * num_slots)
+        self._answer_of_slot[self._slot_of_answer] = numbers
+        self._is_even = num_prompts * num_slots == num_answers  # slot i is answer i
 
     def _to_slots(self, of_answers: Tensor) -> Tensor:
-        """[N, heads, queries, ...] -> [B, heads, slots * queries, ...]"""
-        return of_answers[self._answer_of_slot].transpose(1, 2).flatten(2, 3)
+        """[N, queries, ...] -> [B, slots * queries, ...]"""
+        slots = of_answers if self._is_even else of_answers.index_select(0, self._answer_of_slot)
+        return slots.reshape(len(self._prompt_keys[0]), -1, *of_answers.shape[2:])
 
     def _to_answers(self, of_slots: Tensor) -> Tensor:
-        """[B, heads, slots * queries, ...] -> [N, heads, queries, ...]"""
-        slots = of_slots.unflatten(2, (self._answer_of_slot.shape[1], -1)).transpose(1, 2)
-        return slots[self._prompt_of_answer, self._slot_of_answer]
+        """[B, slots * queries, ...] -> [N, queries, ...]"""
+        slots = of_slots.reshape(len(self._answer_of_slot), -1, *of_slots.shape[2:])
+        return slots if self._is_even else slots.index_select(0, self._slot_of_answer)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """query [B, queries, heads, head size], keys and values [B, heads, places, head size], bias [B, 1, 1, places]
+    added to the scores -> what is attended, of the query's shape, and the logarithm of the sum of the scores'
+    exponentials [B, queries, heads] float32, with which two parts of one attention are weighed."""
+    query = query.transpose(1, 2)
+    if query.device.type == "cpu":
+        # The kernel behind scaled_dot_product_attention, which keeps that logarithm to itself.
+        attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, attn_mask=bias
+        )
+    else:
+        attended, log_sum = attend_reference(query, keys, values, bias)
+    return attended.transpose(1, 2), log_sum.transpose(1, 2)
+
+
+def attend_reference(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The definition. query [B, heads, queries, head size] -> attended, log_sum [B, heads, queries] float32."""
+    scores = (query * query.shape[-1] ** -0.5 @ keys.transpose(2, 3)).float()
+    if bias is not None:
+        scores += bias
+    log_sum = scores.logsumexp(dim=-1)
+    weights = (scores - log_sum[..., None]).exp_().to(values.dtype)
+    return weights @ values, log_sum
 
 
 def _padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -220,11 +220,11 @@ def rollout_rows(config: Config, step: LargestStep) -> int:
 
 
 def _cached_places(answer_tokens: int) -> int:
-    """Most places of an answer, keys and values on average: while the cache grows, old and new are there together."""
+    """Most places of an answer: while the cache grows, old and new are there together."""
     capacity = most = next_capacity(0)
     while capacity < answer_tokens:
         grown = next_capacity(capacity)
-        most = max(grown, (capacity + 2 * grown + capacity) // 2)
+        most = capacity + grown
         capacity = grown
     return most
 

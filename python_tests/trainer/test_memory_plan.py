@@ -134,7 +134,7 @@ def test_a_cache_holds_as_many_places_as_planned(num_tokens: int) -> None:
     cache = KeyValueCache(prompts, torch.zeros(1, dtype=torch.int64))
     for _ in range(num_tokens):
         cache.open_place()
-    assert cache._keys[0].shape[2] <= _cached_places(num_tokens) <= 2 * cache._keys[0].shape[2]
+    assert cache._own[0].shape[2] <= _cached_places(num_tokens) <= 2 * cache._own[0].shape[2]
 
 
 @pytest.mark.slow
