@@ -19,7 +19,8 @@ from diva_engine.records import Problem, ScoredGroup, UserError
 
 PASS_RATE_DECAY = 0.5  # weight of the newest visit in the running pass rate
 # What a row holds before anything is known; the type says the column's. The first are moved by a step's rollouts, all
-# rows at once, and live on the device; plans and preparations note the others one by one, on the host.
+# rows at once, and live on the device; the others are noted on the host: rests with the step, the rest by plans and
+# preparations, one by one.
 MEASURED: Mapping[str, float | int] = {
     "difficulty": math.nan,
     "pass_rate": math.nan,
@@ -86,7 +87,9 @@ class DifficultyLedger:
             return
         if not accuracies.keys() <= self._row.keys():
             self._rows_of([variant.problem for variant, _ in answered if variant.problem.id in accuracies])
-        rows = torch.tensor([self._row[id] for id in accuracies], device=self._device)
+        own_rows = torch.tensor([self._row[id] for id in accuracies])
+        self._let_rest(own_rows, torch.tensor([accuracy == 1 for accuracy in accuracies.values()]))
+        rows = own_rows.to(self._device)
         accuracy = torch.tensor(list(accuracies.values()), dtype=torch.float32, device=self._device)
         settings = self.settings
         ops.update_difficulty(
@@ -105,7 +108,6 @@ class DifficultyLedger:
         self.visits[rows] += 1
         self.last_step[rows] = step
         self._host.clear()
-        self._let_rest(rows.cpu(), accuracy.cpu() == 1)
 
     def rests(self, id: str) -> bool:
         """Whether a question, solved when it was last posed, is to be passed over."""
@@ -179,9 +181,9 @@ class DifficultyLedger:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._row = {id: row for row, id in enumerate(state["ids"])}
         # A checkpoint may be older than what plans note: then nothing is known of it.
-        blank = {name: torch.tensor(value).expand(len(self._row)) for name, value in NOTED.items()}
+        unknown = {name: torch.tensor(value).expand(len(self._row)) for name, value in NOTED.items()}
         for name in COLUMNS:
-            column = (blank | dict(state)).get(name, torch.empty(0))
+            column = state.get(name, unknown.get(name, torch.empty(0)))
             if len(column) != len(self._row):
                 rows = f"{len(column)} rows for {len(self._row)} questions"
                 raise UserError(f"the ledger's {name} has {rows}; take another checkpoint")

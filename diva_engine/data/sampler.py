@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,10 +57,6 @@ class QuestionSampler:
         self.position += self.batch_size
         self._met = set(drawn)
         return drawn
-
-    def peek_batch(self) -> list[int]:
-        """What `next_batch` will return unless `draw_more` comes before it. Nothing moves."""
-        return copy.copy(self).next_batch()
 
     def draw_more(self, count: int) -> list[int]:
         """Up to `count` further questions for the step, none that it has met; fewer where the data have no others.

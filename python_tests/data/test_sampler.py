@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -115,10 +116,10 @@ def test_a_resumed_sampler_draws_the_same_further_questions():
         assert second.draw_more(2) == whole.draw_more(2)
 
 
-def test_peeking_moves_nothing():
+def test_drawing_from_a_copy_moves_nothing():
     sampler, untouched = (QuestionSampler(10, 4, seed=1) for _ in range(2))
     for _ in range(5):  # past the end of an epoch
-        peeked = sampler.peek_batch()
-        assert peeked == sampler.peek_batch() == sampler.next_batch() == untouched.next_batch()
+        peeked = copy.copy(sampler).next_batch()
+        assert peeked == copy.copy(sampler).next_batch() == sampler.next_batch() == untouched.next_batch()
         assert sampler.draw_more(2) == untouched.draw_more(2)
         assert sampler.state_dict() == untouched.state_dict()
