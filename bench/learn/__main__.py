@@ -1,8 +1,8 @@
 """How fast each method learns, at equal rollouts: `python -m bench.learn COMMAND`.
 
 bases      make the models that the regimes begin with (some CPU minutes, once) and measure them
-choose     try two step sizes and three learning rates of each method on a seed that is not reported
-run        the reported runs: main, paces (grpo at every step size and rate), others, ablations, robustness
+choose     try each method at nine paces (steps, learning rates) on a seed that is not reported
+run        the reported runs: main, paces (grpo at every pace), others, ablations, robustness
 report     tables, and bench/results/learn-<sweep>.json
 plot       curves, difficulty over time, the difficulty-advantage surface
 
